@@ -1,0 +1,299 @@
+"""Open customer data for one use, or refuse: the only way to a mask over people.
+
+The order is the promise: evaluate, write the permit to the log durably, then hand out. What is
+unknown, unreadable or expired is refused, and the refusal is an event as well.
+"""
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consent.canonical import JsonValue
+from consent.event import LogError
+from consent.log import Log
+from consent.purpose import Purpose
+from consent.register import Register
+
+_FLOOR = 64
+_ISSUED = object()
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS permit_members (permit TEXT PRIMARY KEY, idx INTEGER NOT NULL,"
+    " salt BLOB NOT NULL, members BLOB NOT NULL, valid_until INTEGER NOT NULL) WITHOUT ROWID"
+)
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):  # noqa: N818 - an answer, named for the answer
+    """Data was not opened.
+
+    Attributes:
+        reason: Why, in words; never holds anything about a person.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UseKind(StrEnum):
+    """What is done with the rows."""
+
+    INGEST = "ingest"
+    LINK = "link"
+    FEATURE = "feature"
+    TRAIN = "train"
+    SCORE = "score"
+    QUERY = "query"
+    EXPORT = "export"
+    SEND = "send"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What a permit is for.
+
+    Attributes:
+        kind: What is done with the rows.
+        run: Id of the run; empty outside of one.
+        round: Round of the run, from 0.
+        attempt: Attempt of the round, from 0.
+        recipients: Who gets what is derived from the rows.
+    """
+
+    kind: UseKind
+    run: str = ""
+    round: int = 0
+    attempt: int = 0
+    recipients: tuple[str, ...] = ()
+
+    def format(self) -> dict[str, JsonValue]:
+        """Return the use as it stands in an event."""
+        return {
+            "kind": str(self.kind),
+            "run": self.run,
+            "round": self.round,
+            "attempt": self.attempt,
+            "recipients": list(self.recipients),
+        }
+
+    @classmethod
+    def parse(cls, value: JsonValue) -> "Use":
+        """Read a use back from an event."""
+        match value:
+            case {
+                "kind": str(kind),
+                "run": str(run),
+                "round": int(number),
+                "attempt": int(attempt),
+                "recipients": list(recipients),
+            }:
+                names = tuple(str(name) for name in recipients)
+                return cls(
+                    kind=UseKind(kind), run=run, round=number, attempt=attempt, recipients=names
+                )
+        raise ValueError("the use of a permit cannot be read")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permit:
+    """Recorded permission for one use; only a gate issues it.
+
+    Attributes:
+        permit_id: Random id.
+        purpose: Why.
+        use: What for.
+        state_seq: State of the register that was asked.
+        policy_digest: Policy that was in force.
+        mask_root: sha256 over a local salt and the packed membership, 64 hex digits.
+        issued_at: Epoch milliseconds.
+        index: Entry of the log that holds the permit.
+        valid_until: When the first consent in it expires; not in the log.
+    """
+
+    permit_id: str
+    purpose: Purpose
+    use: Use
+    state_seq: int
+    policy_digest: str
+    mask_root: str
+    issued_at: int
+    index: int
+    valid_until: int
+    issued_by: InitVar[object] = None
+
+    def __post_init__(self, issued_by: object) -> None:
+        if issued_by is not _ISSUED:
+            raise TypeError("a Permit is issued by Gate.open and cannot be made by hand")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PermittedView:
+    """What the gate hands out.
+
+    Attributes:
+        permit: The permission, already in the log.
+        mask: One bool for each subject id that was asked for, in their order; read-only.
+    """
+
+    permit: Permit
+    mask: NDArray[np.bool_]
+
+
+class Gate:
+    """The one door to customer rows of a node."""
+
+    def __init__(self, register: Register, log: Log, *, policy_digest: str) -> None:
+        """Stand before a register; its permits go to the log."""
+        self._register = register
+        self._log = log
+        self._policy_digest = policy_digest
+        with log.transaction() as transaction:
+            transaction.connection.execute(_TABLE)
+
+    def open(
+        self, purpose: Purpose, subject_ids: Sequence[str], *, use: Use, at: int
+    ) -> PermittedView:
+        """Return a mask over the people asked for, after its permit is in the log durably.
+
+        Args:
+            purpose: Why the rows are needed.
+            subject_ids: The brand's own ids, in the order of the rows.
+            use: What for.
+            at: Epoch milliseconds.
+
+        Raises:
+            Refused: Nobody is permitted, or anything at all went wrong; nothing was opened.
+        """
+        try:
+            return self._issue(purpose, subject_ids, use=use, at=at)
+        except Refused as refusal:
+            self._deny(purpose, refusal.reason, use=use, at=at)
+            raise
+        except Exception as error:
+            reason = "the gate could not decide, which is a refusal"
+            if isinstance(error, LogError):
+                reason = "the consent state or the log cannot be used, which is a refusal"
+            self._deny(purpose, reason, use=use, at=at)
+            raise Refused(
+                f"{reason}: {error}" if isinstance(error, LogError) else reason
+            ) from error
+
+    def verify_permit(self, permit: Permit) -> None:
+        """Raise `Refused` unless this gate's log issued exactly this permit."""
+        if self._find(permit.permit_id) != permit:
+            raise Refused("the permit is not the one in the log of this node")
+
+    def is_current(self, permit: Permit, *, at: int | None = None) -> bool:
+        """Tell whether nobody's consent was taken back, or expired by `at`, since the permit."""
+        expired = at is not None and at >= permit.valid_until
+        return not expired and self._register.narrowed_seq <= permit.state_seq
+
+    def uses_of(self, subject_id: str) -> list[Permit]:
+        """Return every permit that included a person, oldest first."""
+        row = int(self._register.rows([subject_id])[0])
+        if row < 0:
+            return []
+        with self._log.reading() as connection:
+            rows = connection.execute("SELECT permit, members FROM permit_members ORDER BY idx")
+            used = [str(permit) for permit, members in rows if _holds(members, row)]
+        return [self._find(permit) for permit in used]
+
+    def _issue(
+        self, purpose: Purpose, subject_ids: Sequence[str], *, use: Use, at: int
+    ) -> PermittedView:
+        if not isinstance(purpose, Purpose):
+            raise Refused("the purpose is not one that people were asked about")
+        with self._log.transaction() as transaction:
+            rows = self._register.rows(subject_ids)
+            mask = self._register.permitted(rows, purpose, at=at)
+            if not mask.any():
+                raise Refused(f"nobody of the people asked for has agreed to {purpose}")
+            members, salt = _pack(rows[mask]), secrets.token_bytes(32)
+            permit_id = secrets.token_hex(16)
+            event: dict[str, JsonValue] = {
+                "type": "permit.issued",
+                "v": 1,
+                "at": at,
+                "permit": permit_id,
+                "purpose": str(purpose),
+                "use": use.format(),
+                "state_seq": self._register.state_seq,
+                "policy": self._policy_digest,
+                "mask_root": hashlib.sha256(salt + members).hexdigest(),
+                "included": bucket(int(mask.sum())),
+                "excluded": bucket(int((~mask).sum())),
+            }
+            index = transaction.append(event)
+            valid_until = self._register.earliest_until(rows[mask], purpose)
+            transaction.connection.execute(
+                "INSERT INTO permit_members VALUES (?, ?, ?, ?, ?)",
+                (permit_id, index, salt, members, valid_until),
+            )
+        mask.flags.writeable = False
+        return PermittedView(_permit(event, index=index, valid_until=valid_until), mask)
+
+    def _deny(self, purpose: Purpose, reason: str, *, use: Use, at: int) -> None:
+        name = str(purpose) if isinstance(purpose, Purpose) else "unknown"
+        try:
+            self._log.append(
+                {
+                    "type": "permit.denied",
+                    "v": 1,
+                    "at": at,
+                    "purpose": name,
+                    "use": use.format(),
+                    "policy": self._policy_digest,
+                    "reason": reason,
+                }
+            )
+        except (LogError, ValueError):
+            _log.warning("a refusal for %s could not be written to the log", name)
+
+    def _find(self, permit_id: str) -> Permit:
+        with self._log.reading() as connection:
+            row = connection.execute(
+                "SELECT idx, valid_until FROM permit_members WHERE permit = ?", (permit_id,)
+            ).fetchone()
+        if row is None:
+            raise Refused("the permit is not the one in the log of this node")
+        return _permit(self._log.entry(row[0]).value, index=row[0], valid_until=row[1])
+
+
+def bucket(count: int) -> str:
+    """Return the power of two at or below a count, as text; "<64" below the floor."""
+    return f"<{_FLOOR}" if count < _FLOOR else str(1 << (count.bit_length() - 1))
+
+
+def _permit(event: Mapping[str, JsonValue], *, index: int, valid_until: int) -> Permit:
+    state_seq, issued_at = event["state_seq"], event["at"]
+    if not (isinstance(state_seq, int) and isinstance(issued_at, int)):
+        raise LogError(f"entry {index} is not a permit", index=index)
+    return Permit(
+        permit_id=str(event["permit"]),
+        purpose=Purpose(str(event["purpose"])),
+        use=Use.parse(event["use"]),
+        state_seq=state_seq,
+        policy_digest=str(event["policy"]),
+        mask_root=str(event["mask_root"]),
+        issued_at=issued_at,
+        index=index,
+        valid_until=valid_until,
+        issued_by=_ISSUED,
+    )
+
+
+def _pack(rows: NDArray[np.int64]) -> bytes:
+    members = np.zeros(int(rows.max()) + 1, np.bool_)
+    members[rows] = True
+    return np.packbits(members).tobytes()
+
+
+def _holds(members: bytes, row: int) -> bool:
+    return row >> 3 < len(members) and bool(members[row >> 3] >> (7 - (row & 7)) & 1)

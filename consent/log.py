@@ -1,0 +1,444 @@
+"""Remember what a node did, so that nobody, the node included, can change it unseen.
+
+One writer, one append-only RFC 6962 tree, one durable commit per transaction. What people did
+is sealed (`sealed`), what the node did is open. Times are read from the events, never from a
+clock. Not seen from here: a log that was put back together with its anchor, or that never
+recorded a thing; the first is what witnesses are for.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from consent import merkle
+from consent.canonical import JsonValue, parse_canonical
+from consent.checkpoint import Checkpoint, VerifiedCheckpoint, sign_checkpoint, verify_checkpoint
+from consent.durable import Anchor, FolderLock, Head, sync_folder
+from consent.entries import Entry, LogTransaction, create_tables
+from consent.event import SEALED, Event, LogError
+from consent.identity import Identity
+from consent.merkle import Frontier, leaf_hash
+from consent.note import Note
+from consent.published import write_published
+from consent.sealed import (
+    SealError,
+    SubjectKeys,
+    SubjectRef,
+    commitment_of,
+    connect,
+    unseal,
+)
+from consent.trust import TrustPolicy
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    from pysqlite3 import dbapi2 as sqlite3
+
+__all__ = ["Entry", "Event", "Log", "LogError", "LogTransaction"]
+
+_DATABASE, _KEYS, _ANCHOR, _LOCK = "log.sqlite", "keys.sqlite", "anchor", "lock"
+
+_log = logging.getLogger(__name__)
+
+
+class Log:
+    """The durable log of one node; its origin is the name of the node's identity."""
+
+    def __init__(self, folder: Path, identity: Identity, lock: FolderLock) -> None:
+        """Use `create` or `open`."""
+        self._folder = folder
+        self._identity = identity
+        self._lock = lock
+        self._mutex = threading.RLock()
+        self._active: LogTransaction | None = None
+        self._closed = False
+        self._anchor = Anchor(folder / _ANCHOR)
+        self._connection = connect(folder / _DATABASE)
+        try:
+            self._keys = SubjectKeys(folder / _KEYS)
+        except (sqlite3.Error, OSError):
+            self._connection.close()
+            raise
+        self._frontier = Frontier()
+        self._latest = 0
+
+    @classmethod
+    def create(cls, folder: Path, identity: Identity) -> "Log":
+        """Make an empty log in a folder that holds none, and open it.
+
+        Raises:
+            LogError: There is a log already, or the folder cannot be written; nothing is left.
+        """
+        with _storage(f"the log in {folder} could not be created"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _take_lock(folder)
+        if (folder / _DATABASE).exists():
+            lock.release()
+            raise LogError(f"the folder {folder} holds a log already; nothing was changed")
+        try:
+            with _storage(f"the log in {folder} could not be created"):
+                create_tables(folder / _DATABASE, identity)
+                Anchor(folder / _ANCHOR).create(Head(0, merkle.EMPTY_ROOT))
+                log = cls(folder, identity, lock)
+                sync_folder(folder)
+                return log
+        except LogError:
+            lock.release()
+            _remove(folder)
+            raise
+
+    @classmethod
+    def open(cls, folder: Path, identity: Identity) -> "Log":
+        """Open a log for writing and compare it with its anchor.
+
+        Raises:
+            LogError: No log, another writer, another owner, a damaged database, or one that
+                is older than its anchor says.
+        """
+        if not (folder / _DATABASE).exists():
+            raise LogError(f"the folder {folder} holds no log")
+        lock = _take_lock(folder)
+        log: Log | None = None
+        try:
+            with _storage(f"the log in {folder} could not be opened"):
+                log = cls(folder, identity, lock)
+                log._check_owner()
+                log._load_head()
+                log._check_anchor()
+                return log
+        except LogError:
+            if log is not None:
+                log.close()
+            else:
+                lock.release()
+            raise
+
+    def close(self) -> None:
+        """Close the log and let another process write."""
+        with self._mutex:
+            if not self._closed:
+                self._closed = True
+                self._connection.close()
+                self._keys.close()
+                self._lock.release()
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    @property
+    def origin(self) -> str:
+        """Return the name under which the log signs."""
+        return self._identity.name
+
+    @property
+    def tree_size(self) -> int:
+        """Return the number of durable entries."""
+        return self._frontier.size
+
+    @property
+    def root_hash(self) -> bytes:
+        """Return the root hash over all durable entries."""
+        return self._frontier.root()
+
+    @property
+    def latest(self) -> int:
+        """Return the latest time of any entry, epoch milliseconds; 0 for an empty log."""
+        return self._latest
+
+    def append(self, event: Event) -> int:
+        """Append one open event durably and return its index."""
+        with self.transaction() as transaction:
+            return transaction.append(event)
+
+    def append_many(self, events: Sequence[Event]) -> range:
+        """Append open events in one durable commit and return their indices."""
+        with self.transaction() as transaction:
+            first = transaction.head[0].size
+            for event in events:
+                transaction.append(event)
+            return range(first, first + len(events))
+
+    def append_sealed(self, subject_ref: SubjectRef, event: Event) -> int:
+        """Append one sealed event durably and return its index."""
+        with self.transaction() as transaction:
+            return transaction.append_sealed(subject_ref, event)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[LogTransaction]:
+        """Give a transaction that commits durably at the end of the block, or not at all.
+
+        A transaction inside another one of the same thread joins it.
+
+        Raises:
+            LogError: The log is closed or cannot be written; nothing was appended.
+        """
+        with self._mutex:
+            self._check_open()
+            if self._active is not None:
+                yield self._active
+                return
+            with self._begin() as transaction:
+                yield transaction
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the database to a reader while nobody writes."""
+        with self._mutex, _storage(f"the log {self.origin!r} could not be read"):
+            self._check_open()
+            yield self._connection
+
+    def entry(self, index: int) -> Entry:
+        """Return one entry; raise `LogError` when there is none."""
+        for entry in self.entries(index, index + 1):
+            return entry
+        raise LogError(f"the log {self.origin!r} holds {self.tree_size} entries, not {index}")
+
+    def entries(self, start: int = 0, end: int | None = None) -> list[Entry]:
+        """Return the entries [start, end), up to the last one."""
+        with self.reading() as connection:
+            rows = connection.execute(
+                "SELECT idx, leaf FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx",
+                (start, self.tree_size if end is None else end),
+            )
+            return [Entry(index, bytes(leaf)) for index, leaf in rows]
+
+    def opened(self, index: int) -> dict[str, JsonValue]:
+        """Return the event of an entry, a sealed one opened with its subject's key.
+
+        Raises:
+            SealError: The subject's key was destroyed, or the content was changed.
+            LogError: There is no such entry.
+        """
+        value = self.entry(index).value
+        if value.get("k") != SEALED:
+            return value
+        commitment = commitment_of(value)
+        with self.reading() as connection:
+            row = connection.execute(
+                "SELECT subject_ref, content FROM sealed WHERE idx = ?", (index,)
+            ).fetchone()
+            if row is None or commitment is None:
+                raise SealError(f"the content of sealed entry {index} was destroyed")
+            key = self._keys.key(row[0])
+        event = parse_canonical(unseal(bytes(row[1]), key=key, commitment=commitment)[1])
+        if not isinstance(event, dict):
+            raise LogError(f"entry {index} is not an object")
+        return event
+
+    def erase_subject(self, subject_ref: SubjectRef) -> None:
+        """Destroy the key, then the content, of every sealed event of a subject.
+
+        No leaf and no root hash changes. What is lost here cannot be brought back.
+        """
+        with self._mutex, _storage("a data subject could not be erased completely; try again"):
+            self._check_open()
+            self._keys.destroy(subject_ref)
+            self._connection.execute("DELETE FROM sealed WHERE subject_ref = ?", (subject_ref,))
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def inclusion_proof(self, index: int, tree_size: int | None = None) -> list[bytes]:
+        """Return the proof that an entry is in the tree of a size; the present one if None."""
+        with self._mutex:
+            size = self._check_size(self.tree_size if tree_size is None else tree_size)
+            return merkle.prove_inclusion(self._node, index=index, tree_size=size)
+
+    def consistency_proof(self, old: int, new: int | None = None) -> list[bytes]:
+        """Return the proof that the tree of size `new` extends that of size `old`."""
+        with self._mutex:
+            size = self._check_size(self.tree_size if new is None else new)
+            return merkle.prove_consistency(self._node, old_size=old, new_size=size)
+
+    def root_at(self, tree_size: int) -> bytes:
+        """Return the root hash that the tree had at a size."""
+        with self._mutex:
+            size = self._check_size(tree_size)
+            return merkle.subtree_root(self._node, low=0, high=size)
+
+    def checkpoint(self) -> str:
+        """Return the signed present head; it is signed once and stored before it is returned."""
+        with self.transaction() as transaction:
+            head = Checkpoint(self.origin, self.tree_size, self.root_hash)
+            row = transaction.connection.execute(
+                "SELECT note FROM signed WHERE tree_size = ?", (head.tree_size,)
+            ).fetchone()
+            if row is not None:
+                return str(row[0])
+            note = sign_checkpoint(head, self._identity)
+            transaction.connection.execute(
+                "INSERT INTO signed VALUES (?, ?)", (head.tree_size, note)
+            )
+            return note
+
+    def accept_cosigned(self, note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
+        """Keep a note that witnesses cosigned, after comparing it with this log's own tree.
+
+        Raises:
+            NoteError: The note does not satisfy the policy.
+            LogError: The note is of another log or signs a tree that this log never had.
+        """
+        verified = verify_checkpoint(note, policy)
+        head = verified.checkpoint
+        if head.origin != self.origin:
+            raise LogError(f"the note is of the log {head.origin!r}, not of {self.origin!r}")
+        with self.transaction() as transaction:
+            if head.tree_size > self.tree_size or self.root_at(head.tree_size) != head.root_hash:
+                raise LogError(f"the note of size {head.tree_size} signs a tree this log never had")
+            transaction.connection.execute(
+                "INSERT OR REPLACE INTO cosigned VALUES (?, ?)", (head.tree_size, note)
+            )
+        return verified
+
+    def newest_note(self) -> str:
+        """Return the newest cosigned note, or the own checkpoint when nobody has cosigned."""
+        with self.reading() as connection:
+            row = connection.execute(
+                "SELECT note FROM cosigned ORDER BY tree_size DESC LIMIT 1"
+            ).fetchone()
+        return self.checkpoint() if row is None else str(row[0])
+
+    def publish(self, folder: Path) -> Checkpoint:
+        """Write what a stranger needs to verify the log offline, up to the newest note.
+
+        Returns:
+            The checkpoint that was published; later entries wait for the next one.
+
+        Raises:
+            LogError: The stored entries do not give the signed root hash, or the folder cannot
+                be written; an older publication is as it was.
+        """
+        with self._mutex:
+            note = self.newest_note()
+            head = Checkpoint.parse(Note.parse(note).text)
+            leaves = [entry.leaf for entry in self.entries(0, head.tree_size)]
+            if merkle.tree_root([leaf_hash(leaf) for leaf in leaves]) != head.root_hash:
+                raise LogError("the stored entries do not give the signed root; not published")
+            with _storage(f"the log could not be published in {folder}"):
+                write_published(folder, leaves=leaves, note=note)
+            return head
+
+    @contextlib.contextmanager
+    def _begin(self) -> Iterator[LogTransaction]:
+        with _storage(f"the log {self.origin!r} could not be written; nothing was appended"):
+            self._connection.execute("BEGIN IMMEDIATE")
+            transaction = LogTransaction(
+                self._connection, self._keys, self._frontier.copy(), self._latest
+            )
+            self._active = transaction
+            try:
+                yield transaction
+                frontier, latest = transaction.head
+                # Keys first: an entry that nobody can open would be worse than a spare key.
+                self._keys.commit()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._abandon()
+                raise
+            finally:
+                self._active = None
+        grown = frontier.size > self._frontier.size
+        self._frontier, self._latest = frontier, latest
+        if grown:
+            self._save_anchor()
+
+    def _abandon(self) -> None:
+        try:
+            self._keys.rollback()
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._load_head()
+        except (sqlite3.Error, LogError):
+            _log.exception("the log %s cannot be read back and was closed", self.origin)
+            self.close()
+
+    def _save_anchor(self) -> None:
+        try:
+            self._anchor.save(Head(self.tree_size, self.root_hash))
+        except OSError as error:
+            self.close()
+            raise LogError(
+                f"entry {self.tree_size - 1} is durable but the anchor could not be written; "
+                "the log was closed"
+            ) from error
+
+    def _node(self, level: int, position: int) -> bytes:
+        with self.reading() as connection:
+            row = connection.execute(
+                "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
+            ).fetchone()
+        if row is None:
+            raise LogError(f"the log {self.origin!r} is damaged: a stored hash is missing")
+        return bytes(row[0])
+
+    def _load_head(self) -> None:
+        count, last, latest = self._connection.execute(
+            "SELECT COUNT(*), COALESCE(MAX(idx), -1), COALESCE(MAX(latest), 0) FROM entry"
+        ).fetchone()
+        if count != last + 1:
+            raise LogError(f"the log {self.origin!r} is damaged: an entry is missing")
+        hashes, low = [], 0
+        for level in reversed(range(count.bit_length())):
+            if count >> level & 1:
+                hashes.append(self._node(level, low >> level))
+                low += 1 << level
+        self._frontier, self._latest = Frontier(count, hashes), latest
+
+    def _check_owner(self) -> None:
+        row = self._connection.execute("SELECT origin, vkey FROM owner").fetchone()
+        if row != (self.origin, self._identity.public.format()):
+            raise LogError(f"the log in {self._folder} belongs to another key than the one given")
+
+    def _check_anchor(self) -> None:
+        anchor = self._anchor.load()
+        if anchor.tree_size > self.tree_size:
+            raise LogError(
+                f"the log {self.origin!r} holds {self.tree_size} entries but its anchor says "
+                f"{anchor.tree_size}: it was put back from an older copy and was not opened"
+            )
+        if self.root_at(anchor.tree_size) != anchor.root_hash:
+            raise LogError(
+                f"the log {self.origin!r} is not the one its anchor was written for: the first "
+                f"{anchor.tree_size} entries give another root hash, and it was not opened"
+            )
+        if anchor.tree_size < self.tree_size:
+            self._anchor.save(Head(self.tree_size, self.root_hash))
+
+    def _check_size(self, tree_size: int) -> int:
+        if not 0 <= tree_size <= self.tree_size:
+            raise ValueError(f"tree_size must be in [0, {self.tree_size}], got {tree_size}")
+        return tree_size
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LogError(f"the log {self.origin!r} is closed")
+
+
+@contextlib.contextmanager
+def _storage(sentence: str) -> Iterator[None]:
+    """Turn whatever the disk or the database says into one sentence."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LogError(f"{sentence} ({error})") from error
+
+
+def _take_lock(folder: Path) -> FolderLock:
+    try:
+        return FolderLock(folder / _LOCK)
+    except BlockingIOError as error:
+        raise LogError(f"the log in {folder} is open for writing elsewhere") from error
+    except OSError as error:
+        raise LogError(f"the log in {folder} could not be locked ({error})") from error
+
+
+def _remove(folder: Path) -> None:
+    for name in (_DATABASE, _KEYS):
+        for suffix in ("", "-wal", "-shm"):
+            (folder / (name + suffix)).unlink(missing_ok=True)
+    (folder / _ANCHOR).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""The coordinator: leads runs, adds up sums, witnesses logs. Sees no brand's own update."""

@@ -1,0 +1,332 @@
+"""The wire between coordinator and participant, and its form as Flower records.
+
+Plain frozen values; whoever receives one has checked nothing yet. Pickles never travel:
+arrays go as plain float64, everything else as text, numbers and bytes.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
+from numpy.typing import NDArray
+
+from consent import format_canonical
+
+READY = "query.ready"
+ROUND = "train.round"
+DELIVER = "query.deliver"
+WITNESS = "query.witness"
+CONTRIBUTION_CONTEXT = "contribution/v1"
+
+Item = TypeVar("Item")
+
+_FIELDS = "fields"
+_ARRAYS = "arrays"
+_REFUSED = "refused"
+
+
+class WireError(ValueError):
+    """A message does not have the fields that its kind must have; it was dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnessed:
+    """What the coordinator, as a witness, last cosigned of one participant's log.
+
+    Attributes:
+        tree_size: Size of that log's last cosigned head; 0 before the first.
+        note: The cosigned checkpoint; empty before the first.
+    """
+
+    tree_size: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyRequest:
+    """Will you take part in the run of this signed plan? Opens no data, costs nothing.
+
+    Attributes:
+        signed_plan: `SignedPlan.format()`.
+        witnessed: See `Witnessed`.
+    """
+
+    signed_plan: bytes
+    witnessed: Witnessed
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        fields = {"signed_plan": self.signed_plan}
+        return _record({**fields, **_format_witnessed(self.witnessed)})
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "ReadyRequest":
+        """Read it; WireError if a field is missing or of another type."""
+        return cls(
+            signed_plan=_bytes(record, "signed_plan"),
+            witnessed=_parse_witnessed(record),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WitnessRequest:
+    """Show me your log's newest head, and take the cosignature of the last one.
+
+    Attributes:
+        witnessed: See `Witnessed`.
+    """
+
+    witnessed: Witnessed
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        return _record(_format_witnessed(self.witnessed))
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "WitnessRequest":
+        """Read it; WireError if a field is missing or of another type."""
+        return cls(witnessed=_parse_witnessed(record))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRequest:
+    """Please answer one query of the plan, together with exactly this cohort.
+
+    Attributes:
+        plan_digest: Which plan, by its digest.
+        round: 1 for the first query of the plan.
+        attempt: 1, or more after an attempt that somebody did not answer.
+        cohort: Names in this sum, ascending.
+        announced: Public parameters that the query needs.
+        witnessed: See `Witnessed`.
+    """
+
+    plan_digest: str
+    round: int
+    attempt: int
+    cohort: tuple[str, ...]
+    announced: Mapping[str, NDArray[np.float64]]
+    witnessed: Witnessed
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of everything that decides the answer: the terms of the masks."""
+        arrays = {name: _array_digest(array) for name, array in self.announced.items()}
+        return hashlib.sha256(
+            format_canonical(
+                {
+                    "plan": self.plan_digest,
+                    "round": self.round,
+                    "attempt": self.attempt,
+                    "cohort": list(self.cohort),
+                    "announced": {**arrays},
+                }
+            )
+        ).digest()
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        fields = {
+            "plan_digest": self.plan_digest,
+            "round": self.round,
+            "attempt": self.attempt,
+            "cohort": list(self.cohort),
+            **_format_witnessed(self.witnessed),
+        }
+        return _record(fields, self.announced)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "RoundRequest":
+        """Read it; WireError if a field is missing or of another type."""
+        return cls(
+            plan_digest=_text(record, "plan_digest"),
+            round=_integer(record, "round"),
+            attempt=_integer(record, "attempt"),
+            cohort=tuple(_list(record, "cohort", str)),
+            announced=_arrays(record),
+            witnessed=_parse_witnessed(record),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """The trained model, for a participant that is among the plan's recipients.
+
+    Attributes:
+        plan_digest: Which plan, by its digest.
+        parameters: The model.
+        witnessed: See `Witnessed`.
+    """
+
+    plan_digest: str
+    parameters: Mapping[str, NDArray[np.float64]]
+    witnessed: Witnessed
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        fields = {"plan_digest": self.plan_digest}
+        return _record({**fields, **_format_witnessed(self.witnessed)}, self.parameters)
+
+    @classmethod
+    def from_record(cls, record: RecordDict) -> "Delivery":
+        """Read it; WireError if a field is missing or of another type."""
+        return cls(
+            plan_digest=_text(record, "plan_digest"),
+            parameters=_arrays(record),
+            witnessed=_parse_witnessed(record),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A participant's answer: its log's head, and for a round the masked sum.
+
+    Attributes:
+        name: Who answers.
+        checkpoint: The participant's newest signed log head.
+        proof: Consistency of that head with the one the request called witnessed.
+        masked: The masked contribution; empty unless a round was asked.
+        signature: The participant's signature of `signed_bytes`; empty unless a round was asked.
+    """
+
+    name: str
+    checkpoint: str
+    proof: tuple[bytes, ...]
+    masked: bytes = b""
+    signature: bytes = b""
+
+    @staticmethod
+    def signed_bytes(terms: bytes, masked: bytes) -> bytes:
+        """What the participant's own key signs: the request's digest and its own answer."""
+        return terms + hashlib.sha256(masked).digest()
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        return _record(
+            {
+                "name": self.name,
+                "checkpoint": self.checkpoint,
+                "proof": list(self.proof),
+                "masked": self.masked,
+                "signature": self.signature,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A participant's no, with a reason that names no customer.
+
+    Attributes:
+        name: Who refuses.
+        reason: One sentence.
+    """
+
+    name: str
+    reason: str
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        return _record({"name": self.name, _REFUSED: self.reason})
+
+
+def parse_reply(record: RecordDict) -> Reply | Refusal:
+    """Read what a participant sent; WireError if it is neither answer."""
+    if _REFUSED in _fields(record):
+        return Refusal(name=_text(record, "name"), reason=_text(record, _REFUSED))
+    return Reply(
+        name=_text(record, "name"),
+        checkpoint=_text(record, "checkpoint"),
+        proof=tuple(_list(record, "proof", bytes)),
+        masked=_bytes(record, "masked"),
+        signature=_bytes(record, "signature"),
+    )
+
+
+def size_bytes(reply: Reply | Refusal) -> int:
+    """Bytes of content that left the node with this answer."""
+    if isinstance(reply, Refusal):
+        return len(reply.name.encode()) + len(reply.reason.encode())
+    head = len(reply.name.encode()) + len(reply.checkpoint.encode())
+    return head + sum(map(len, reply.proof)) + len(reply.masked) + len(reply.signature)
+
+
+def _record(
+    fields: Mapping[str, ConfigRecordValues],
+    arrays: Mapping[str, NDArray[np.float64]] | None = None,
+) -> RecordDict:
+    record = RecordDict({_FIELDS: ConfigRecord(dict(fields))})
+    if arrays is not None:
+        record[_ARRAYS] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    return record
+
+
+def _array_digest(array: NDArray[np.float64]) -> str:
+    plain = np.ascontiguousarray(array, dtype="<f8")
+    shape = ",".join(map(str, plain.shape)).encode()
+    return base64.b64encode(hashlib.sha256(shape + b"\0" + plain.tobytes()).digest()).decode()
+
+
+def _format_witnessed(witnessed: Witnessed) -> dict[str, ConfigRecordValues]:
+    return {"witnessed_size": witnessed.tree_size, "witnessed_note": witnessed.note}
+
+
+def _parse_witnessed(record: RecordDict) -> Witnessed:
+    return Witnessed(
+        tree_size=_integer(record, "witnessed_size"), note=_text(record, "witnessed_note")
+    )
+
+
+def _fields(record: RecordDict) -> Mapping[str, object]:
+    fields = record.get(_FIELDS)
+    if not isinstance(fields, ConfigRecord):
+        raise WireError("a message must have fields; it was dropped")
+    return fields
+
+
+def _text(record: RecordDict, name: str) -> str:
+    value = _fields(record).get(name)
+    if not isinstance(value, str):
+        raise WireError(f"field {name} must be text; the message was dropped")
+    return value
+
+
+def _integer(record: RecordDict, name: str) -> int:
+    value = _fields(record).get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise WireError(f"field {name} must be a count; the message was dropped")
+    return value
+
+
+def _bytes(record: RecordDict, name: str) -> bytes:
+    value = _fields(record).get(name)
+    if not isinstance(value, bytes):
+        raise WireError(f"field {name} must be bytes; the message was dropped")
+    return value
+
+
+def _list(record: RecordDict, name: str, kind: type[Item]) -> list[Item]:
+    value = _fields(record).get(name)
+    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        raise WireError(f"field {name} must be a list of {kind.__name__}; it was dropped")
+    return value
+
+
+def _arrays(record: RecordDict) -> dict[str, NDArray[np.float64]]:
+    arrays = record.get(_ARRAYS)
+    if not isinstance(arrays, ArrayRecord):
+        raise WireError("the message must carry arrays; it was dropped")
+    result = {}
+    for name, array in arrays.items():
+        try:
+            values = array.numpy()
+        except (ValueError, TypeError, OSError, EOFError) as error:
+            raise WireError(f"array {name} cannot be read; the message was dropped") from error
+        if values.dtype != np.float64:
+            raise WireError(f"array {name} must be float64, got {values.dtype}; it was dropped")
+        result[name] = values
+    return result

@@ -1,0 +1,1 @@
+"""The participant: one brand's node, the only process with customer data."""

@@ -1,0 +1,236 @@
+"""The one door out of a node: authorise, charge, train, clip and noise, log, send.
+
+Each step is durable before the next begins, so a crash loses budget and never privacy. What a
+request says is never believed: the plan that this node signed decides. A plan is good for one
+run, and the run has the plan's digest for a name.
+"""
+
+import hashlib
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consent import PermittedView, Refused, Use, UseKind
+from models.churn import ChurnLogistic
+from models.exchange import (
+    CONTRIBUTION_CONTEXT,
+    Delivery,
+    ReadyRequest,
+    Reply,
+    RoundRequest,
+    Witnessed,
+    WitnessRequest,
+)
+from models.plan import Plan, PlanError, SignedPlan
+from models.recommendation import ItemGram
+from models.sums import Query
+from participant.node import Node
+from privacy import NoiseSource, ReleaseKey, Session, SumRefused, discrete_gaussian, share_std
+
+_PERMIT_CHARS = 32  # A stored answer is the permit's id, then the masked bytes.
+_VIEWS = 3  # How often a round is begun again because somebody withdrew meanwhile.
+
+
+def join(node: Node, request: ReadyRequest) -> Reply:
+    """Promise to take part in the run of a plan; no data is opened and nothing is charged.
+
+    Raises:
+        PlanError: this node has not approved the plan, it no longer fits the node's rules,
+            or somebody's signature on it is not theirs.
+    """
+    shown = SignedPlan.parse(request.signed_plan)
+    plan = node.approved(shown.plan.digest).plan
+    node.verify_plan(plan)
+    if isinstance(plan.recipe, ItemGram) and (
+        plan.recipe.catalogue_digest != node.catalogue.digest
+    ):
+        raise PlanError(f"plan {plan.name!r} is for another catalogue than {node.name} has")
+    _accept_witnessed(node, request.witnessed)
+    node.remember_signatures(shown)
+    node.record("run.joined", run=plan.digest, name=plan.name)
+    return _reply(node, request.witnessed)
+
+
+def answer(node: Node, request: RoundRequest) -> Reply:
+    """Contribute this node's noised and masked sum to one round, exactly once.
+
+    The same request again gets the same bytes, without a second draw or charge.
+
+    Raises:
+        PlanError: the request is not one that the signed plan allows.
+        SumRefused: the cohort breaks a rule of the secure sum.
+        BudgetExhausted: the purpose has too little budget left; nothing was drawn.
+        Refused: nobody has agreed to the purpose.
+        Replayed: this attempt was answered before for other terms.
+    """
+    signed = node.approved(request.plan_digest)
+    plan = signed.plan
+    node.verify_plan(plan)
+    query = _query(plan, request)
+    session = _session(node, signed, request, query)
+    _accept_witnessed(node, request.witnessed)
+    key = ReleaseKey(run=plan.digest, round=request.round, attempt=request.attempt)
+    stored = _stored(node, key, request)
+    if stored is None:
+        stored = _fresh(node, plan, request, session=session, key=key)
+    permit, masked = stored[:_PERMIT_CHARS].decode(), stored[_PERMIT_CHARS:]
+    node.record(
+        "release.sent",
+        permit=permit,
+        run=plan.digest,
+        round=request.round,
+        attempt=request.attempt,
+        kind=query.name,
+        size_bytes=len(masked),
+        sha256=hashlib.sha256(masked).hexdigest(),
+    )
+    signature = node.identity.sign(CONTRIBUTION_CONTEXT, Reply.signed_bytes(request.digest, masked))
+    return _reply(node, request.witnessed, masked=masked, signature=signature)
+
+
+def receive(node: Node, delivery: Delivery) -> Reply:
+    """Keep the trained model of a plan that this node signed.
+
+    Raises:
+        PlanError: the plan is not approved, does not name this node as a recipient, or the
+            model has a value that is not finite.
+    """
+    plan = node.approved(delivery.plan_digest).plan
+    if node.name not in plan.recipients:
+        raise PlanError(f"{node.name} is no recipient of plan {plan.name!r}; nothing was kept")
+    if not all(np.isfinite(array).all() for array in delivery.parameters.values()):
+        raise PlanError(f"the model of plan {plan.name!r} is not finite; nothing was kept")
+    _accept_witnessed(node, delivery.witnessed)
+    path = node.save_model(plan.digest, delivery.parameters)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    node.record("model.received", run=plan.digest, sha256=digest)
+    return _reply(node, delivery.witnessed)
+
+
+def show(node: Node, request: WitnessRequest) -> Reply:
+    """Show the log's newest head to its witness, and keep the last cosignature.
+
+    Raises:
+        NoteError, LogError: the cosigned note is not of this log.
+    """
+    _accept_witnessed(node, request.witnessed)
+    return _reply(node, request.witnessed)
+
+
+def _query(plan: Plan, request: RoundRequest) -> Query:
+    queries = plan.queries
+    if not 1 <= request.round <= len(queries):
+        raise PlanError(
+            f"plan {plan.name!r} has rounds 1 to {len(queries)}, not {request.round}; "
+            "no data was opened"
+        )
+    if not 1 <= request.attempt <= plan.attempts:
+        raise PlanError(
+            f"plan {plan.name!r} allows attempts 1 to {plan.attempts}, not {request.attempt}; "
+            "no data was opened"
+        )
+    return queries[request.round - 1]
+
+
+def _session(node: Node, signed: SignedPlan, request: RoundRequest, query: Query) -> Session:
+    plan = signed.plan
+    if len(request.cohort) < plan.cohort_floor:
+        raise PlanError(
+            f"plan {plan.name!r} needs {plan.cohort_floor} brands in each sum, the cohort has "
+            f"{len(request.cohort)}; no data was opened"
+        )
+    signed.verify({name: node.public_identity(name) for name in request.cohort})
+    try:
+        session = Session(
+            run=plan.digest,
+            round=request.round,
+            attempt=request.attempt,
+            cohort=request.cohort,
+            terms_digest=request.digest,
+            dimension=query.dimension,
+            ring_bits=cast("Literal[32, 64]", plan.ring_bits),
+        )
+    except ValueError as error:
+        raise PlanError(f"{error}; no data was opened") from error
+    node.party.verify_session(session)
+    return session
+
+
+def _stored(node: Node, key: ReleaseKey, request: RoundRequest) -> bytes | None:
+    stored = node.ledger.reply(key)
+    if stored is not None and node.ledger.request_digest(key) != request.digest:
+        raise SumRefused(f"{key} was answered before for other terms; nothing was sent")
+    return stored
+
+
+def _fresh(
+    node: Node, plan: Plan, request: RoundRequest, *, session: Session, key: ReleaseKey
+) -> bytes:
+    """Authorise, charge, train, noise, mask, and store; what is stored may be sent."""
+    query = plan.queries[request.round - 1]
+    use = Use(
+        kind=UseKind.TRAIN,
+        run=plan.digest,
+        round=request.round,
+        attempt=request.attempt,
+        recipients=plan.recipients,
+    )
+    view = node.gate.open(plan.purpose, node.table.subjects, use=use, at=node.clock())
+    node.charge(
+        key,
+        purpose=plan.purpose,
+        release=query.release(shares=len(plan.members)),
+        digest=request.digest,
+    )
+    for _ in range(_VIEWS):
+        values = _train(node, plan, request, view)
+        if node.gate.is_current(view.permit, at=node.clock()):
+            break
+        view = node.gate.open(plan.purpose, node.table.subjects, use=use, at=node.clock())
+    else:
+        raise Refused("people kept withdrawing while the round ran; nothing was sent")
+    total = query.total_noise_std
+    share = share_std(total, cohort=len(session.cohort), colluders=plan.colluders)
+    noise = discrete_gaussian(
+        query.noise_std(fraction=share / total), query.dimension, source=NoiseSource()
+    )
+    most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
+    masked = node.party.mask(session, values + noise, max_abs=most)
+    stored = view.permit.permit_id.encode() + masked
+    node.ledger.commit(key, stored)
+    return stored
+
+
+def _train(node: Node, plan: Plan, request: RoundRequest, view: PermittedView) -> NDArray[np.int64]:
+    step, announced = request.round - 1, request.announced
+    match plan.recipe:
+        case ChurnLogistic() as churn:
+            snapshots = node.table.churn_rows(
+                view, snapshot_days=churn.snapshot_days, horizon_days=churn.horizon_days
+            )
+            return churn.answer(step, announced, snapshots)
+        case ItemGram() as items:
+            histories = node.table.item_rows(
+                view, before_day=items.as_of_day, half_life_days=items.half_life_days
+            )
+            return items.answer(step, announced, histories)
+
+
+def _accept_witnessed(node: Node, witnessed: Witnessed) -> None:
+    if witnessed.note:
+        node.log.accept_cosigned(witnessed.note, node.trust_policy)
+
+
+def _reply(
+    node: Node, witnessed: Witnessed, *, masked: bytes = b"", signature: bytes = b""
+) -> Reply:
+    checkpoint = node.log.checkpoint()
+    proof = node.log.consistency_proof(witnessed.tree_size) if witnessed.tree_size else []
+    return Reply(
+        name=node.name,
+        checkpoint=checkpoint,
+        proof=tuple(proof),
+        masked=masked,
+        signature=signature,
+    )

@@ -1,0 +1,345 @@
+"""Bound one customer's part of a sum, then hide it under integer noise.
+
+Contributions are clipped and put on an integer grid, noise is integer too, and
+their sum is exact: no float plus float noise ever leaves a node, because the
+rounding of such an addition betrays what was added (Mironov 2012,
+https://www.microsoft.com/en-us/research/publication/on-significance-of-the-least-significant-bits-for-differential-privacy/).
+All randomness comes from a `NoiseSource` that the operating system has keyed;
+no seed from a configuration, NumPy or PyTorch can reach it. The arrays passed in
+are never changed. What the noise costs is for `privacy.accounting`.
+
+Not promised: constant time. The sampler reads a table at random places, so
+somebody who measures this process's caches could learn about the noise.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from functools import lru_cache
+from typing import Final, Self
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+SLACK_PER_VALUE: Final = 2.0**-48
+_ZEROS: Final = bytes(1 << 16)
+_BATCH: Final = 1 << 15
+_MAX_DISTINCT: Final = 64
+
+
+class NoiseSource:
+    """Uniform random words: an AES-256-CTR keystream under a key from the system.
+
+    One source is for one thread of one process. After a fork the child must make
+    its own, since both would draw the same noise; the child's first draw says so.
+
+    Attributes:
+        is_secret: Whether nobody knows the key; a release must demand it.
+    """
+
+    def __init__(self) -> None:
+        self._start(os.urandom(32), is_secret=True)
+
+    @classmethod
+    def deterministic(cls, key: bytes) -> Self:
+        """A source that repeats itself, for tests and benchmarks; never for a release.
+
+        Args:
+            key: 32 bytes. Whoever has them can subtract the noise.
+        """
+        if len(key) != 32:
+            raise ValueError(f"key must have 32 bytes, got {len(key)}")
+        source = cls.__new__(cls)
+        source._start(key, is_secret=False)
+        return source
+
+    def _start(self, key: bytes, *, is_secret: bool) -> None:
+        # One key per source and never a second stream under it: no nonce is needed.
+        self._stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+        self._process = os.getpid()
+        self.is_secret = is_secret
+
+    def uniform64(self, n: int) -> NDArray[np.uint64]:
+        """Draw `n` independent words, each uniform over [0, 2^64)."""
+        if os.getpid() != self._process:
+            raise RuntimeError("a noise source cannot be used after a fork; make a new one")
+        size_bytes = 8 * n
+        # `update_into` wants room for one more block, less a byte.
+        buffer = np.empty(size_bytes + 15, dtype=np.uint8)
+        room = buffer.data
+        for start in range(0, size_bytes, len(_ZEROS)):
+            zeros = memoryview(_ZEROS)[: size_bytes - start]
+            self._stream.update_into(zeros, room[start : start + len(zeros) + 15])
+        return buffer[:size_bytes].view("<u8").astype(np.uint64, copy=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HalfNormal:
+    """Table of P(h) ~ exp(-h^2 step^2 / (2 s^2)) over h >= 0.
+
+    Attributes:
+        step: Power of two; the sampler fills the gaps between multiples of it.
+        edges: floor(2^64 P(H <= h)) for h = 0, 1, ..., shape (n_values - 1,).
+        guide: By the word's top 16 bits: h, or -1 where those bits do not decide.
+    """
+
+    step: int
+    edges: NDArray[np.uint64]
+    guide: NDArray[np.int16]
+
+    def invert(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        values = self.guide[(words >> np.uint64(48)).astype(np.int64)].astype(np.int64)
+        undecided = np.flatnonzero(values < 0)
+        values[undecided] = np.searchsorted(self.edges, words[undecided], side="right")
+        return values
+
+
+@lru_cache(maxsize=256)
+def _half_normal(noise_std: float) -> _HalfNormal:
+    step = 1 if noise_std < 64 else 1 << (math.frexp(noise_std)[1] - 6)
+    with localcontext(prec=60):
+        ratio = (-(Decimal(step) ** 2) / (2 * Decimal(noise_std) ** 2)).exp()
+        weight, factor, total = Decimal(1), ratio, Decimal(0)
+        sums = []
+        # Below 1e-24 the whole tail is under 64 * 1e-24, less than 2^-64.
+        while weight > Decimal("1e-24"):
+            total += weight
+            sums.append(total)
+            weight *= factor  # exp(-(h+1)^2 c) = exp(-h^2 c) * exp(-(2h+1) c)
+            factor *= ratio * ratio
+        edges = np.array([int(part * 2**64 / total) for part in sums[:-1]], dtype=np.uint64)
+    first = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
+    low = np.searchsorted(edges, first, side="right")
+    high = np.searchsorted(edges, first + np.uint64(2**48 - 1), side="right")
+    return _HalfNormal(step, edges, np.where(low == high, low, -1).astype(np.int16))
+
+
+def discrete_gaussian(
+    noise_std: float | NDArray[np.float64], size: int, *, source: NoiseSource
+) -> NDArray[np.int64]:
+    """Draw integers with the law P(k) ~ exp(-k^2 / (2 noise_std^2)).
+
+    Args:
+        noise_std: One parameter, or one for each value, shape (size,), with at
+            most 64 distinct ones; each in [0.5, 2^40].
+        size: How many values.
+        source: Where the randomness comes from.
+
+    Returns:
+        Independent values, shape (size,), within `sampler_slack(size)` of the law.
+
+    Raises:
+        ValueError: A parameter is out of range, or the shapes disagree.
+
+    Method: a multiple of a power of two from a half-normal table of 64-bit edges
+    (noise_std / step in [32, 64)), a uniform offset below that power, rejection
+    for the rest of the exponent (about 1 in 100), and a sign. It is the exact law:
+    adding two scaled draws instead would not be.
+    """
+    if np.ndim(noise_std) == 0:
+        return _draw(_checked_std(float(noise_std)), size, source)
+    stds, which = np.unique(np.asarray(noise_std, dtype=np.float64), return_inverse=True)
+    if which.shape != (size,):
+        raise ValueError(f"noise_std must have shape ({size},), got {which.shape}")
+    if stds.size > _MAX_DISTINCT:
+        raise ValueError(f"noise_std may have {_MAX_DISTINCT} distinct values, got {stds.size}")
+    values = np.empty(size, dtype=np.int64)
+    for index, std in enumerate(stds):
+        places = np.flatnonzero(which == index)
+        values[places] = _draw(_checked_std(float(std)), places.size, source)
+    return values
+
+
+def sampler_slack(n_coordinates: int, *, shares: int = 1) -> float:
+    """Total variation distance of that many sampled values from their exact law.
+
+    Each value is granted 2^-48. What it uses: at most 680 table edges, each
+    rounded down by less than 2^-64, and a tail cut of 2^-64, together under 2^-54;
+    and an acceptance probability in [0.7, 1] from float64 arithmetic, off by
+    under six units of 2^-53, which moves the accepted law by no more than 2^-49.
+    The law's own distance from a rounded Gaussian (`privacy.accounting`, below
+    1e-37 even for shares of parameter 3) disappears beside it. That AES in counter
+    mode is indistinguishable from random words is assumed, not charged.
+
+    Args:
+        n_coordinates: Values in the release; at least 0.
+        shares: Honest parties whose noise the release sums; at least 1.
+    """
+    if n_coordinates < 0 or shares < 1:
+        raise ValueError(
+            f"n_coordinates must be at least 0 and shares at least 1, "
+            f"got {n_coordinates} and {shares}"
+        )
+    return n_coordinates * shares * SLACK_PER_VALUE
+
+
+def share_std(total_std: float, *, cohort: int, colluders: int) -> float:
+    """Each party's part of the noise, when that many others may subtract theirs.
+
+    Args:
+        total_std: Noise that must remain in the sum, integer units.
+        cohort: Parties in the sum; 3 to 50.
+        colluders: Parties that may pool what they know; 0 to cohort - 1.
+
+    Returns:
+        total_std / sqrt(cohort - colluders).
+
+    Raises:
+        ValueError: An argument is out of range, or the share would be below 4,
+            where sums of discrete Gaussians are no longer Gaussian enough.
+    """
+    if not 3 <= cohort <= 50:
+        raise ValueError(f"cohort must be 3 to 50 parties, got {cohort}")
+    if not 0 <= colluders < cohort:
+        raise ValueError(f"colluders must be 0 to {cohort - 1}, got {colluders}")
+    share = total_std / math.sqrt(cohort - colluders)
+    if not 4 <= share < math.inf:
+        raise ValueError(f"a noise share must be finite and at least 4, got {share:.4g}")
+    return share
+
+
+def symmetric_noise_std(size_m: int, noise_std: float) -> NDArray[np.float64]:
+    """Noise for each cell of a symmetric matrix, of which the upper half is sent.
+
+    Args:
+        size_m: Rows of the matrix.
+        noise_std: Parameter on the diagonal, integer units.
+
+    Returns:
+        Shape (size_m (size_m + 1) / 2,), row by row as in `numpy.triu_indices`:
+        noise_std on the diagonal, sqrt((noise_std^2 + 9) / 2) off it.
+
+    One customer changes the matrix by a symmetric D of Frobenius norm C at most.
+    A discrete Gaussian of variance v costs what a Gaussian of variance v - 9 does,
+    so with w = noise_std^2 - 9 the diagonal costs sum d_ii^2 / w, and the cells off
+    it, of variance (w + 18) / 2 = w / 2 + 9, cost sum over i < j of 2 d_ij^2 / w.
+    As D is symmetric these add up to mu^2 = |D|_F^2 / w <= C^2 / w: the cost of
+    `GaussianRelease(sensitivity=C, noise_std=noise_std)`, although noise off the
+    diagonal is smaller by sqrt(2). Made of a share's parameter, the sum of n
+    shares has 9 (n - 1) / 2 more variance off the diagonal than this needs.
+    """
+    if size_m < 1:
+        raise ValueError(f"size_m must be at least 1, got {size_m}")
+    rows, columns = np.triu_indices(size_m)
+    off_diagonal = math.sqrt((noise_std**2 + 9) / 2)
+    return np.where(rows == columns, noise_std, off_diagonal)
+
+
+def clip(update: NDArray[np.float64], *, clip_norm: float) -> NDArray[np.float64]:
+    """Scale an update down until its L2 norm is at most `clip_norm`.
+
+    Args:
+        update: Change of all parameters as one vector, shape (n_parameters,).
+        clip_norm: Bound on the L2 norm, in parameter units; > 0.
+
+    Returns:
+        A new vector of the same shape and direction.
+
+    Raises:
+        ValueError: `clip_norm` is not positive, or `update` is not finite.
+
+    Source: flat clipping, McMahan et al. 2018, https://arxiv.org/abs/1710.06963
+    """
+    clipped: NDArray[np.float64] = _clip_rows(update[np.newaxis], clip_norm)[0]
+    return clipped
+
+
+def quantise(
+    contributions: NDArray[np.float64], *, clip_norm: float, scale: int
+) -> NDArray[np.int64]:
+    """Put each customer's clipped contribution on the integer grid.
+
+    Args:
+        contributions: One row for each customer, shape (n, d); n may be 0.
+        clip_norm: Bound on a row's L2 norm, in the rows' units; > 0.
+        scale: Grid steps in one unit; >= 1, with clip_norm * scale at most 2^30.
+
+    Returns:
+        Shape (n, d), about contributions * scale. The squared norm of each row is
+        at most floor((clip_norm * scale)^2), verified in integers, so the L2
+        sensitivity of the sum of rows is clip_norm * scale, rounding included.
+
+    Raises:
+        ValueError: An argument is out of range, or a contribution is not finite.
+    """
+    if contributions.ndim != 2:
+        raise ValueError(f"contributions must have two axes, got {contributions.ndim}")
+    clipped = _clip_rows(contributions, clip_norm)
+    if scale < 1 or clip_norm * scale > 2**30:
+        raise ValueError(
+            f"scale must be at least 1 and clip_norm * scale at most 2^30, got {scale}"
+        )
+    numerator, denominator = float(clip_norm * scale).as_integer_ratio()
+    bound = numerator**2 // denominator**2
+    exact = clipped * scale
+    rows = np.rint(exact).astype(np.int64)
+    too_long = np.flatnonzero(_squared_norms(rows) > bound)
+    while too_long.size:
+        # Toward zero a row cannot grow. Only where the float product was itself a
+        # last bit too long is a second pass needed, on a row that much shorter.
+        rows[too_long] = np.trunc(exact[too_long]).astype(np.int64)
+        exact[too_long] *= 1 - 2.0**-30
+        too_long = too_long[_squared_norms(rows[too_long]) > bound]
+    return rows
+
+
+def _clip_rows(rows: NDArray[np.float64], clip_norm: float) -> NDArray[np.float64]:
+    if not 0 < clip_norm < math.inf:
+        raise ValueError(f"clip_norm must be positive, got {clip_norm}")
+    if not np.isfinite(rows).all():
+        raise ValueError("update must be finite, got a value that is not")
+    largest = np.abs(rows).max(axis=1, initial=0.0, keepdims=True)  # (n, 1)
+    # Squares of huge or tiny values leave the range of floats; of ratios never.
+    unit = rows / np.where(largest > 0, largest, 1.0)
+    norms = largest * np.linalg.norm(unit, axis=1, keepdims=True)  # (n, 1)
+    factor = clip_norm / np.maximum(norms, clip_norm)
+    clipped: NDArray[np.float64] = rows * factor
+    return clipped
+
+
+def _squared_norms(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    squares: NDArray[np.int64] = np.einsum("nd,nd->n", rows, rows)
+    return squares
+
+
+def _checked_std(noise_std: float) -> float:
+    if not 0.5 <= noise_std <= 2.0**40:
+        raise ValueError(f"noise_std must be in [0.5, 2^40], got {noise_std}")
+    return noise_std
+
+
+def _draw(noise_std: float, size: int, source: NoiseSource) -> NDArray[np.int64]:
+    """Fill `size` values from batches that stay in the cache, surplus dropped."""
+    table = _half_normal(noise_std)
+    values = np.empty(size, dtype=np.int64)
+    filled = 0
+    while filled < size:
+        wanted = size - filled
+        batch = _attempt(table, noise_std, min(_BATCH, wanted + wanted // 50 + 16), source)
+        taken = min(batch.size, wanted)
+        values[filled : filled + taken] = batch[:taken]
+        filled += taken
+    return values
+
+
+def _attempt(
+    table: _HalfNormal, noise_std: float, n: int, source: NoiseSource
+) -> NDArray[np.int64]:
+    """Draw `n` candidates and keep the accepted ones, in their order."""
+    magnitude = table.invert(source.uniform64(n))  # (n,)
+    coins = np.unpackbits(source.uniform64(n // 64 + 1).view(np.uint8), count=n)
+    negative = coins.view(np.bool_)
+    # Zero has no sign: keeping -0 as well would draw it twice as often.
+    keep = (magnitude != 0) | ~negative
+    if table.step > 1:
+        offset = (source.uniform64(n) & np.uint64(table.step - 1)).astype(np.int64)
+        multiple = magnitude * table.step
+        magnitude = multiple + offset
+        exponent = offset * (2.0 * multiple + offset) / (2 * noise_std * noise_std)
+        chance = (source.uniform64(n) >> np.uint64(11)) * 2.0**-53
+        keep = ((magnitude != 0) | ~negative) & (chance < np.exp(-exponent))
+    values = np.where(negative, -magnitude, magnitude)
+    kept: NDArray[np.int64] = values[keep]
+    return kept

@@ -1,0 +1,41 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consent import Identity, Log, Notice, Profile, Register, TrustPolicy
+
+
+@pytest.fixture
+def identity() -> Identity:
+    return Identity.generate("brand-a.example/log")
+
+
+@pytest.fixture
+def coordinator() -> Identity:
+    return Identity.generate("coordinator.example")
+
+
+@pytest.fixture
+def policy(identity: Identity, coordinator: Identity) -> TrustPolicy:
+    return TrustPolicy.parse(
+        f"log {identity.public.format()}\n"
+        f"witness coordinator {coordinator.public.format_witness()}\n"
+        "quorum coordinator\n"
+    )
+
+
+@pytest.fixture
+def log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
+    with Log.create(tmp_path / "log", identity) as log:
+        yield log
+
+
+@pytest.fixture
+def register(log: Log) -> Register:
+    return Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+
+
+@pytest.fixture
+def notice() -> Notice:
+    return Notice(id="privacy", version=7, language="zh-CN", sha256="ab" * 32)

@@ -1,0 +1,281 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from consent import (
+    Checkpoint,
+    Identity,
+    JsonValue,
+    LogError,
+    NoteError,
+    ProofError,
+    TrustPolicy,
+    cosign,
+    format_canonical,
+    sign_checkpoint,
+    verify_published,
+)
+from consent.merkle import leaf_hash, tree_root
+from consent.published import write_published
+
+LOG = Identity.generate("brand-a.example/log")
+COORDINATOR = Identity.generate("coordinator.example")
+POLICY = TrustPolicy.parse(
+    f"log {LOG.public.format()}\n"
+    f"witness coordinator {COORDINATOR.public.format_witness()}\n"
+    "quorum coordinator\n"
+)
+ROUND: dict[str, JsonValue] = {"run": "run-1", "round": 0, "attempt": 0}
+SEALED: dict[str, JsonValue] = {"v": 1, "k": "sealed", "t": 0, "c": "0f" * 32}
+
+
+def _event(kind: str, /, **fields: JsonValue) -> dict[str, JsonValue]:
+    return {"type": kind, "at": 1000, "v": 1, **fields}
+
+
+PERMIT = _event(
+    "permit.issued",
+    permit="p1",
+    purpose="federated_training",
+    use={},
+    state_seq=1,
+    policy="sha256:00",
+    mask_root="00",
+    included="<64",
+    excluded="<64",
+)
+CHARGE = _event(
+    "budget.charged",
+    **ROUND,
+    purpose="federated_training",
+    epsilon_spent="1.5",
+    epsilon_budget="3",
+    ledger_head="00",
+)
+RELEASE = _event("release.sent", **ROUND, permit="p1", kind="update", size_bytes=10, sha256="00")
+GOOD = [_event("node.created"), SEALED, PERMIT, CHARGE, RELEASE, _event("something.else")]
+
+
+def _publish(folder: Path, leaves: list[bytes], *, signed: list[bytes] | None = None) -> str:
+    covered = leaves if signed is None else signed
+    root = tree_root([leaf_hash(leaf) for leaf in covered])
+    note = sign_checkpoint(Checkpoint(LOG.name, len(covered), root), LOG)
+    note = cosign(note, COORDINATOR, at=7_000)
+    write_published(folder, leaves=leaves, note=note)
+    return note
+
+
+def _leaves(events: list[dict[str, JsonValue]]) -> list[bytes]:
+    return [format_canonical(event) for event in events]
+
+
+def test_a_good_log_is_told_what_was_proved(tmp_path: Path) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+
+    verdict = verify_published(tmp_path, POLICY)
+
+    assert (verdict.origin, verdict.entries) == (LOG.name, 6)
+    assert verdict.cosigners == {"coordinator": 7_000}
+    assert verdict.root_hash == tree_root([leaf_hash(leaf) for leaf in _leaves(GOOD)]).hex()
+    assert verdict.events == {
+        "node.created": 1,
+        "sealed": 1,
+        "permit.issued": 1,
+        "budget.charged": 1,
+        "release.sent": 1,
+        "something.else": 1,
+    }
+
+
+def test_an_empty_log_is_a_log(tmp_path: Path) -> None:
+    _publish(tmp_path, [])
+
+    assert verify_published(tmp_path, POLICY).entries == 0
+
+
+@pytest.mark.parametrize("name", ["entries.jsonl", "checkpoint"])
+def test_every_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
+    _publish(tmp_path, _leaves(GOOD[:3]))
+    data = (tmp_path / name).read_bytes()
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(flipped)
+        with pytest.raises((ProofError, NoteError, LogError)):
+            verify_published(tmp_path, POLICY)
+
+
+def test_a_changed_byte_says_what_was_not_proved(tmp_path: Path) -> None:
+    leaves = _leaves(GOOD)
+    _publish(tmp_path, [*leaves[:-1], leaves[-1].replace(b"else", b"elsE")], signed=leaves)
+    with pytest.raises(
+        ProofError, match=r"6 entries do not give the signed root .* cannot say whi"
+    ):
+        verify_published(tmp_path, POLICY)
+
+
+def test_a_truncated_log_says_how_much_is_missing(tmp_path: Path) -> None:
+    leaves = _leaves([_event("x", number=number) for number in range(52)])
+    _publish(tmp_path, leaves[:37], signed=leaves)
+    with pytest.raises(
+        LogError, match="the log holds 37 entries but the checkpoint signs 52: the log was cut"
+    ):
+        verify_published(tmp_path, POLICY)
+
+
+def test_entries_after_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    leaves = _leaves(GOOD)
+    _publish(tmp_path, leaves, signed=leaves[:4])
+    with pytest.raises(
+        LogError, match="holds 6 entries but the checkpoint signs 4: the rest is un"
+    ):
+        verify_published(tmp_path, POLICY)
+
+
+def test_a_line_cut_in_the_middle_is_named(tmp_path: Path) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+    data = (tmp_path / "entries.jsonl").read_bytes()
+    (tmp_path / "entries.jsonl").write_bytes(data[:-1])
+    with pytest.raises(LogError, match="entry 5 ends in the middle of its line") as caught:
+        verify_published(tmp_path, POLICY)
+    assert caught.value.index == 5
+
+
+@pytest.mark.parametrize("name", ["entries.jsonl", "checkpoint"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+    (tmp_path / name).unlink()
+    with pytest.raises(LogError, match=f"has no readable file '{name}'"):
+        verify_published(tmp_path, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"\xff", "is not UTF-8 text"), (b"x" * 70_000, "must have at most 65536 bytes")],
+)
+def test_a_checkpoint_file_that_is_none_is_refused(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+    (tmp_path / "checkpoint").write_bytes(data)
+    with pytest.raises(LogError, match=message):
+        verify_published(tmp_path, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("forge", "message"),
+    [
+        (lambda note: note.rsplit("— ", 1)[0], "the quorum 'coordinator' is not met: .* nobody"),
+        (lambda note: note.replace("brand-a", "brand-b"), "knows no log with the origin 'brand-b"),
+        (lambda note: "".join(note.split("— ", 2)[::2]).replace("\n\n", "\n\n— "), "is not signed"),
+        (lambda _note: "", "at least one signature line"),
+    ],
+)
+def test_a_checkpoint_that_the_policy_does_not_believe(
+    tmp_path: Path, forge: Callable[[str], str], message: str
+) -> None:
+    note = _publish(tmp_path, _leaves(GOOD))
+    (tmp_path / "checkpoint").write_text(forge(note))
+    with pytest.raises(NoteError, match=message):
+        verify_published(tmp_path, POLICY)
+
+
+def _without(event: dict[str, JsonValue], name: str) -> dict[str, JsonValue]:
+    return {key: value for key, value in event.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (b'{"v":1, "type":"x","at":1}', "entry 5 is not canonical: .* another spelling"),
+        (b"", "entry 5 is not canonical: .* cannot be read as JSON"),
+        (b"[]", "entry 5 must be an object"),
+        (b"{}", "entry 5 must have a type, a time and version 1"),
+        (b'{"at":1,"type":"x","v":true}', "entry 5 must have a type, a time and version 1"),
+        (b'{"at":-1,"type":"x","v":1}', "entry 5 must have a type, a time and version 1"),
+        (b'{"k":"sealed"}', "entry 5 is not a well-formed sealed leaf"),
+    ],
+)
+def test_a_leaf_that_is_no_event_is_named(tmp_path: Path, leaf: bytes, message: str) -> None:
+    _publish(tmp_path, [*_leaves(GOOD[:5]), leaf])
+    with pytest.raises(LogError, match=message) as caught:
+        verify_published(tmp_path, POLICY)
+    assert caught.value.index == 5
+
+
+@pytest.mark.parametrize("event", [PERMIT, CHARGE, RELEASE], ids=lambda event: event["type"])
+def test_every_required_field_is_required(tmp_path: Path, event: dict[str, JsonValue]) -> None:
+    for name in event.keys() - {"type", "at", "v"}:
+        _publish(tmp_path, _leaves([*GOOD, _without(event, name)]))
+        with pytest.raises(
+            LogError, match=f"entry 6, {event['type']}, has no valid field '{name}'"
+        ):
+            verify_published(tmp_path, POLICY)
+
+
+@pytest.mark.parametrize("amount", ["", "-1", "1e3", "NaN", "1.", ".5", "１", 1])
+def test_an_amount_must_be_a_plain_decimal(tmp_path: Path, amount: JsonValue) -> None:
+    _publish(tmp_path, _leaves([{**CHARGE, "epsilon_spent": amount}]))
+    with pytest.raises(LogError, match="has no valid field 'epsilon_spent'"):
+        verify_published(tmp_path, POLICY)
+
+
+BROKEN_RULES: list[tuple[list[dict[str, JsonValue]], str]] = [
+    (
+        [CHARGE, RELEASE],
+        "entry 1: a release was sent without an earlier permit",
+    ),
+    (
+        [CHARGE, {**PERMIT, "permit": "p2"}, RELEASE],
+        "entry 2: a release was sent without an earlier permit",
+    ),
+    (
+        [PERMIT, RELEASE, CHARGE],
+        "entry 1: a release was sent without an earlier charge for run 'run-1', round 0, attempt 0",
+    ),
+    (
+        [PERMIT, CHARGE, {**RELEASE, "attempt": 1}],
+        "entry 2: a release was sent without an earlier charge .* attempt 1",
+    ),
+    (
+        [CHARGE, {**CHARGE, "epsilon_spent": "1.4999"}],
+        "entry 1: epsilon spent for federated_training falls from 1.5 to 1.4999",
+    ),
+    (
+        [{**CHARGE, "epsilon_spent": "3.0000000001"}],
+        "entry 0: epsilon spent for federated_training is 3.0000000001, the budget is 3",
+    ),
+    (
+        [{**SEALED, "t": 100}, _event("x")],
+        "the time of entry 1 is more than five minutes before an earlier entry's",
+    ),
+    (
+        [_event("x", at=6_060_000), {**SEALED, "t": 94}],
+        "the time of entry 1 is more than five minutes before an earlier entry's",
+    ),
+]
+
+
+@pytest.mark.parametrize(("events", "message"), BROKEN_RULES, ids=lambda value: str(value)[:30])
+def test_a_broken_rule_is_named_with_its_entry(
+    tmp_path: Path, events: list[dict[str, JsonValue]], message: str
+) -> None:
+    _publish(tmp_path, _leaves(events))
+    with pytest.raises(LogError, match=message):
+        verify_published(tmp_path, POLICY)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [CHARGE, {**CHARGE, "epsilon_spent": "1.50"}, {**CHARGE, "epsilon_spent": "3.0"}],
+        [{**CHARGE, "epsilon_spent": "2"}, {**CHARGE, "purpose": "aggregate_benchmark"}],
+        [_event("x", at=6_060_000), {**SEALED, "t": 96}, _event("x", at=5_760_000)],
+    ],
+    ids=["spending grows", "purposes are apart", "a clock may be five minutes off"],
+)
+def test_what_the_rules_allow(tmp_path: Path, events: list[dict[str, JsonValue]]) -> None:
+    _publish(tmp_path, _leaves(events))
+
+    assert verify_published(tmp_path, POLICY).entries == len(events)

@@ -1,0 +1,1 @@
+"""Tillpact: retail brands learn together without pooling their customers' data."""

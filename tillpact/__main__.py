@@ -1,0 +1,5 @@
+"""`python -m tillpact` is `tillpact`."""
+
+from tillpact.cli import main
+
+main()

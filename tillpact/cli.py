@@ -1,0 +1,192 @@
+"""The command `tillpact`: nouns, then verbs.
+
+Exit 0: yes. Exit 1: the answer is no (a proof is invalid, nothing is left, a check failed).
+Exit 2: usage, configuration or data. Answers go to stdout, complaints to stderr.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Retail brands learn together without pooling their customers' data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+audit_app = typer.Typer(help="Check what nodes did, offline.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+_NO, _WRONG = 1, 2
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where nodes and report go.")] = Path("demo"),
+) -> None:
+    """Train two joint models with five sample brands, and report what joining brought."""
+    from rich.console import Console  # noqa: PLC0415 - help must stay light
+
+    from tillpact.demo import DemoError, run_demo  # noqa: PLC0415
+    from tillpact.report import show, write  # noqa: PLC0415
+
+    console = Console()
+    try:
+        result = run_demo(folder, console)
+    except DemoError as error:
+        _complain(error)
+        raise typer.Exit(_WRONG) from error
+    show(result, console)
+    _, page = write(result, folder)
+    console.print(f"Report: {page}  Nodes: {folder / 'nodes'}")
+    if not (result.audit.tamper_found and not result.withdrawal.rounds_used_after):
+        raise typer.Exit(_NO)
+
+
+@audit_app.command("verify")
+def audit_verify(
+    folder: Annotated[Path, typer.Argument(help="A node's published audit folder.")],
+    policy: Annotated[Path, typer.Option(help="The consortium's trust.policy: public keys.")],
+    as_json: Json = False,  # noqa: FBT002 - a flag is how a command line says yes
+) -> None:
+    """Verify a node's published log with public keys only; exit 1 when it does not hold."""
+    from consent import (  # noqa: PLC0415
+        LogError,
+        NoteError,
+        ProofError,
+        TrustPolicy,
+        verify_published,
+    )
+
+    try:
+        trust = TrustPolicy.parse(policy.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, NoteError) as error:
+        _complain(f"the trust policy {policy} cannot be used ({error}); nothing was verified")
+        raise typer.Exit(_WRONG) from error
+    if not folder.is_dir():
+        _complain(f"there is no folder {folder}; nothing was verified")
+        raise typer.Exit(_WRONG)
+    try:
+        verdict = verify_published(folder, trust)
+    except (LogError, NoteError, ProofError) as error:
+        _print_json("audit.verify", {"verified": False, "reason": str(error)}, wanted=as_json)
+        _complain(f"Does not match: {error}")
+        raise typer.Exit(_NO) from error
+    document = {
+        "verified": True,
+        "origin": verdict.origin,
+        "entries": verdict.entries,
+        "root_hash": verdict.root_hash,
+        "cosigners": dict(verdict.cosigners),
+        "events": dict(verdict.events),
+    }
+    if not _print_json("audit.verify", document, wanted=as_json):
+        _say(f"Verified: the log of {verdict.origin} holds {verdict.entries} entries, unchanged.")
+        _say(f"Cosigned by {', '.join(verdict.cosigners)}. Root hash {verdict.root_hash}.")
+        for kind, count in sorted(verdict.events.items()):
+            _say(f"  {count:>7}  {kind}")
+        _say("This proves what was declared and in which order, not that nothing was hidden.")
+
+
+@app.command()
+def budget(
+    config: Annotated[Path, typer.Argument(help="The node's participant.toml.")],
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Show what each purpose has spent and what is left; exit 1 when nothing is."""
+    from participant.config import ConfigError, load  # noqa: PLC0415
+    from privacy import Ledger, LedgerError  # noqa: PLC0415
+
+    try:
+        node = load(config)
+        budgets = {purpose.value: most for purpose, most in node.budgets.items()}
+        with Ledger.open(node.folder / "ledger.sqlite", budgets) as ledger:
+            rows = {name: (ledger.spent(name), most) for name, most in budgets.items()}
+            left = {name: ledger.remaining(name).epsilon for name in budgets}
+    except (ConfigError, LedgerError) as error:
+        _complain(error)
+        raise typer.Exit(_WRONG) from error
+    document = {
+        name: {
+            "epsilon_spent": spent.epsilon,
+            "epsilon_left": left[name],
+            "epsilon_budget": most.epsilon,
+            "delta": most.delta,
+            "releases": spent.releases,
+        }
+        for name, (spent, most) in rows.items()
+    }
+    if not _print_json("budget", document, wanted=as_json):
+        for name, (spent, most) in rows.items():
+            _say(
+                f"{name}: epsilon {spent.epsilon:.3f} of {most.epsilon:.3f} spent in "
+                f"{spent.releases} releases; one of epsilon {left[name]:.3f} still fits "
+                f"(delta {most.delta:g}, one customer with everything they did)"
+            )
+    if not any(left.values()):
+        raise typer.Exit(_NO)
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Argument(help="Where a node's state would go.")] = Path(),
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Check Python, pins, SQLite, disk, clock, and that Flower calls nobody; exit 1 if not."""
+    from tillpact.doctor import examine  # noqa: PLC0415
+
+    checks = examine(folder)
+    document = {check.name: {"passed": check.passed, "found": check.found} for check in checks}
+    if not _print_json("doctor", document, wanted=as_json):
+        for check in checks:
+            _say(f"{'ok ' if check.passed else 'NOT'}  {check.name:<20} {check.found}")
+    if not all(check.passed for check in checks):
+        raise typer.Exit(_NO)
+
+
+@app.command()
+def version(
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Print the version."""
+    found = package_version("tillpact")
+    if not _print_json("version", {"version": found}, wanted=as_json):
+        _say(f"tillpact {found}")
+
+
+def main() -> None:
+    """Run the command; every fault that is ours to foresee is one sentence."""
+    # Before anything imports Flower: it would report usage and look for updates.
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    _guarded(app)
+
+
+def _guarded(run: Callable[[], object]) -> None:
+    try:
+        run()
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        _complain(f"the system refused{where}: {error.strerror}; what was written so far is whole")
+        sys.exit(_WRONG)
+
+
+def _print_json(command: str, document: Mapping[str, object], *, wanted: bool) -> bool:
+    if wanted:
+        _say(json.dumps({"schema": f"tillpact.{command}/1", "data": document}, indent=2))
+    return wanted
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _complain(message: object) -> None:
+    typer.echo(str(message), err=True)

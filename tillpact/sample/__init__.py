@@ -1,0 +1,1 @@
+"""The shipped sample data and the rules that made it."""
