@@ -34,13 +34,13 @@ def demo(
     """Train two joint models with five sample brands, and report what joining brought."""
     from rich.console import Console  # noqa: PLC0415 - help must stay light
 
-    from tillpact.demo import DemoError, run_demo  # noqa: PLC0415
+    from tillpact.demo import FAULTS, run_demo  # noqa: PLC0415
     from tillpact.report import show, write  # noqa: PLC0415
 
     console = Console()
     try:
         result = run_demo(folder, console)
-    except DemoError as error:
+    except FAULTS as error:
         _complain(error)
         raise typer.Exit(_WRONG) from error
     show(result, console)
@@ -166,10 +166,11 @@ def main() -> None:
     # Before anything imports Flower: it would report usage and look for updates.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-    _guarded(app)
+    guarded(app)
 
 
-def _guarded(run: Callable[[], object]) -> None:
+def guarded(run: Callable[[], object]) -> None:
+    """Run a command; a refusal of the operating system becomes one sentence and exit 2."""
     try:
         run()
     except OSError as error:

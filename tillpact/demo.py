@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consent import (
+    IdentityError,
     LogError,
     NoteError,
     Profile,
@@ -32,14 +33,14 @@ from coordinator.loopback import LoopbackGrid
 from coordinator.rounds import RoundRecord, Run, RunStatus
 from coordinator.server_app import server_app
 from models.churn import ChurnLogistic
-from models.plan import Plan, PlanRecipe, SignedPlan, code_digest
+from models.plan import Plan, PlanError, PlanRecipe, SignedPlan, code_digest
 from models.recommendation import ItemGram
 from participant.client_app import client_app
-from participant.config import ParticipantConfig, format_config, load
-from participant.customers import load_catalogue
+from participant.config import ConfigError, ParticipantConfig, format_config, load
+from participant.customers import DataError, load_catalogue
 from participant.features import FEATURES
-from participant.node import Node, system_clock
-from privacy import Budget, Roster
+from participant.node import Node, NodeError, system_clock
+from privacy import Budget, LedgerError, Roster, RosterError
 from tillpact.comparison import ChurnTrial, Comparison, ItemTrial, compare
 from tillpact.sample.consortium import (
     BRANDS,
@@ -64,6 +65,22 @@ _FLOOR, _COLLUDERS = 3, 1
 
 class DemoError(Exception):
     """The demo did not show what it promises; its folder holds what it got to."""
+
+
+# What can go wrong that is ours to foresee; each says in one sentence what did not happen.
+FAULTS = (
+    ConfigError,
+    DataError,
+    DemoError,
+    IdentityError,
+    LedgerError,
+    LogError,
+    NodeError,
+    NoteError,
+    PlanError,
+    ProofError,
+    RosterError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

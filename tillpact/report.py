@@ -133,7 +133,7 @@ def show(result: DemoResult, console: Console) -> None:
     for topic in _TOPICS:
         model = _model(result, topic)
         table = Table(
-            title=f"{topic.title}: {topic.measure} on held-back customers, 95 % interval",
+            title=f"{topic.title}: {topic.measure} on 90 days that no model saw, 95 % interval",
             caption=f"{topic.question} Epsilon {model.plan.epsilon():.2f}, "
             f"delta {model.plan.budget.delta:g}, one customer with everything they did.",
         )
@@ -146,7 +146,7 @@ def show(result: DemoResult, console: Console) -> None:
             table.add_row(
                 _title(result, name),
                 str(measures[0].customers),
-                *(_figure(measure, topic.digits) for measure in measures),
+                *(_cell(measure, topic.digits) for measure in measures),
                 style="bold" if name == OVERALL else None,
             )
         console.print(table)
@@ -248,7 +248,7 @@ def _chart(result: DemoResult, topic: _Topic) -> _Chart:
     names = list(comparison.joint)
     every = [getattr(comparison, kind)[name] for kind, _, _ in _KINDS for name in names]
     low, high = min(m.low for m in every), max(m.high for m in every)
-    left, width, row = 150, 720, 66
+    left, width, row = 150, 860, 66
 
     def x(value: float) -> float:
         return float(left + (value - low) / (high - low) * (width - left - 30))
@@ -278,6 +278,12 @@ def _chart(result: DemoResult, topic: _Topic) -> _Chart:
 
 def _figure(measure: Measure, digits: int) -> str:
     return f"{measure.value:.{digits}f} ({measure.low:.{digits}f} to {measure.high:.{digits}f})"
+
+
+def _cell(measure: Measure, digits: int) -> str:
+    """The same over two lines, so that a table fits a narrow terminal."""
+    interval = f"{measure.low:.{digits}f}-{measure.high:.{digits}f}"
+    return f"{measure.value:.{digits}f}\n[dim]{interval}[/dim]"
 
 
 def _title(result: DemoResult, name: str) -> str:
