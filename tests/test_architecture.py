@@ -26,7 +26,6 @@ ROOMS = {
         "coordinator.strategy",
         "participant.client_app",
         "models.exchange",
-        "tillpact.demo",
     },
     "pandas": {"participant.customers", "tillpact.sample.build"},
     "scipy": {

@@ -102,21 +102,24 @@ def budget(
 ) -> None:
     """Show what each purpose has spent and what is left; exit 1 when nothing is."""
     from participant.config import ConfigError, load  # noqa: PLC0415
-    from privacy import Ledger, LedgerError  # noqa: PLC0415
+    from privacy import Ledger, LedgerError, epsilon_of  # noqa: PLC0415
 
     try:
         node = load(config)
         budgets = {purpose.value: most for purpose, most in node.budgets.items()}
         with Ledger.open(node.folder / "ledger.sqlite", budgets) as ledger:
             rows = {name: (ledger.spent(name), most) for name, most in budgets.items()}
-            left = {name: ledger.remaining(name).epsilon for name in budgets}
+            left = {
+                name: epsilon_of(ledger.remaining(name).mu, delta=most.delta)
+                for name, most in budgets.items()
+            }
     except (ConfigError, LedgerError) as error:
         _complain(error)
         raise typer.Exit(_WRONG) from error
     document = {
         name: {
             "epsilon_spent": spent.epsilon,
-            "epsilon_left": left[name],
+            "epsilon_of_one_more_plan": left[name],
             "epsilon_budget": most.epsilon,
             "delta": most.delta,
             "releases": spent.releases,
@@ -127,7 +130,7 @@ def budget(
         for name, (spent, most) in rows.items():
             _say(
                 f"{name}: epsilon {spent.epsilon:.3f} of {most.epsilon:.3f} spent in "
-                f"{spent.releases} releases; one of epsilon {left[name]:.3f} still fits "
+                f"{spent.releases} releases; one more plan of epsilon {left[name]:.3f} fits "
                 f"(delta {most.delta:g}, one customer with everything they did)"
             )
     if not any(left.values()):
@@ -137,12 +140,24 @@ def budget(
 @app.command()
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Where a node's state would go.")] = Path(),
+    config: Annotated[
+        Path | None, typer.Option(help="Also read this participant.toml and the data it names.")
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Check Python, pins, SQLite, disk, clock, and that Flower calls nobody; exit 1 if not."""
-    from tillpact.doctor import examine  # noqa: PLC0415
+    from tillpact.doctor import examine, examine_data  # noqa: PLC0415
 
     checks = examine(folder)
+    if config is not None:
+        from participant.config import ConfigError, load  # noqa: PLC0415
+        from participant.customers import DataError  # noqa: PLC0415
+
+        try:
+            checks.append(examine_data(load(config)))
+        except (ConfigError, DataError) as error:
+            _complain(error)
+            raise typer.Exit(_WRONG) from error
     document = {check.name: {"passed": check.passed, "found": check.found} for check in checks}
     if not _print_json("doctor", document, wanted=as_json):
         for check in checks:

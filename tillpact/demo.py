@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Context, RecordDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -29,7 +28,7 @@ from consent import (
     verify_published,
 )
 from coordinator.host import Host
-from coordinator.loopback import LoopbackGrid
+from coordinator.loopback import run_embedded
 from coordinator.rounds import RoundRecord, Run, RunStatus
 from coordinator.server_app import server_app
 from models.churn import ChurnLogistic
@@ -212,15 +211,11 @@ class Consortium:
         """Let the joining brands sign a plan, then run it over the embedded engine."""
         signatures = {node.name: node.approve(plan) for node in self.joining}
         self.host.propose(SignedPlan(plan=plan, signatures=signatures))
-        grid = LoopbackGrid({name: client_app(node) for name, node in self.nodes.items()})
-        context = Context(
-            run_id=1,
-            node_id=1,
-            node_config={},
-            state=RecordDict(),
-            run_config={"plan": plan.digest},
+        run_embedded(
+            server_app(self.host, on_round=on_round),
+            {name: client_app(node) for name, node in self.nodes.items()},
+            plan_digest=plan.digest,
         )
-        server_app(self.host, on_round=on_round)(grid, context)
         _, run = self.host.run(plan.digest)
         if run.status is not RunStatus.COMPLETED:
             raise DemoError(f"the run of {plan.name} failed: {run.reason}")

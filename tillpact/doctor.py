@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 from pysqlite3 import dbapi2
+
+if TYPE_CHECKING:
+    from participant.config import ParticipantConfig
 
 # Versions that were tried together; others may work and are not promised.
 PINS = {"flwr": "1.41.0", "torch": "2.13.0"}
@@ -45,6 +49,20 @@ def examine(folder: Path) -> list[Check]:
         folder: Where a node's state would go; its disk is measured.
     """
     return [_python(), *_pins(), _sqlite(), _disk(folder), _clock(), *_flower()]
+
+
+def examine_data(config: "ParticipantConfig") -> Check:
+    """Read a node's catalogue and transactions the way a run would.
+
+    Raises:
+        DataError: a file breaks the input contract.
+    """
+    from participant.customers import load_catalogue, load_customers  # noqa: PLC0415 - heavy
+
+    catalogue = load_catalogue(config.products)
+    table = load_customers(config.transactions, columns=config.columns, catalogue=catalogue)
+    words = f"{len(table.subjects)} customers, {len(catalogue.codes)} products"
+    return Check(name="data", passed=True, found=words)
 
 
 def _python() -> Check:

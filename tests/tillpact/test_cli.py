@@ -12,6 +12,8 @@ from tillpact import cli
 
 from .conftest import Demo
 
+HEADER = "customer_id,invoice,stock_code,quantity,price,invoice_date\n"
+
 
 def tillpact(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -96,9 +98,7 @@ def test_budget_shows_what_is_spent_and_left(demo: Demo) -> None:
     assert "of 4.500 spent in 11 releases" in done.stdout
 
 
-def test_budget_refuses_a_configuration_that_raises_the_budget(
-    demo: Demo, tmp_path: Path
-) -> None:
+def test_budget_refuses_a_configuration_that_raises_the_budget(demo: Demo, tmp_path: Path) -> None:
     raised = tmp_path / "lane.toml"
     text = (demo.folder / "nodes" / "lane.toml").read_text()
     raised.write_text(text.replace("epsilon = 4.5", "epsilon = 45.0"))
@@ -182,3 +182,43 @@ def audit(demo: Demo) -> Path:
 
 def policy(demo: Demo) -> Path:
     return demo.folder / "coordinator" / "trust.policy"
+
+
+def test_doctor_reads_a_nodes_data_when_asked(demo: Demo) -> None:
+    done = tillpact("doctor", "--config", demo.folder / "nodes" / "kontor.toml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "107 customers, 5242 products" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("table", "mapping", "sentence"),
+    [
+        (None, "invoice_date", "there is no file"),
+        (HEADER, "moment", "no column"),
+        (
+            f"{HEADER}7,1,10002,1,2.5,CANARY-DATE\n",
+            "invoice_date",
+            "row 1: column invoice_date needs ISO 8601 dates",
+        ),
+    ],
+)
+def test_bad_data_is_one_sentence_without_the_value_and_exit_two(
+    demo: Demo, tmp_path: Path, table: str | None, mapping: str, sentence: str
+) -> None:
+    if table is not None:
+        (tmp_path / "lines.csv").write_text(table)
+    config = tmp_path / "node.toml"
+    text = (demo.folder / "nodes" / "kontor.toml").read_text()
+    lines = [
+        f'transactions = "{tmp_path}/lines.csv"' if line.startswith("transactions") else line
+        for line in text.replace('"invoice_date"', f'"{mapping}"').splitlines()
+    ]
+    config.write_text("\n".join(lines))
+
+    done = tillpact("doctor", "--config", config)
+
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "CANARY" not in done.stdout + done.stderr
