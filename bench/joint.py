@@ -35,7 +35,7 @@ SEEDS = 5
 SMALL_BRAND = "kontor"
 DRAWS, DRAWN_CUSTOMERS = 40, 100
 DELTA = 1e-5
-BRANDS, COLLUDERS = 4, 1
+BRANDS, COLLUDERS, MEMBERS = 4, 1, 5
 JOINT_NOISE = math.sqrt(BRANDS / (BRANDS - COLLUDERS))
 
 
@@ -211,6 +211,7 @@ def _item_figures(trial: ItemTrial, recipe: ItemGram) -> list[Figure]:
             catalogue_digest=recipe.catalogue_digest,
             as_of_day=recipe.as_of_day,
             expected_customers=EXPECTED_CUSTOMERS,
+            members=MEMBERS,
         )
         models = [
             fit(noisy, rows, source=_source(seed), noise_share=JOINT_NOISE) for seed in range(SEEDS)
@@ -238,6 +239,7 @@ def _with_epsilon(recipe: ChurnLogistic, epsilon: float) -> ChurnLogistic:
         snapshot_days=recipe.snapshot_days,
         horizon_days=recipe.horizon_days,
         expected_customers=recipe.expected_customers,
+        members=MEMBERS,
     )
 
 

@@ -21,12 +21,28 @@ from models.sums import (
     noise_multiplier,
     symmetric,
     upper_triangle,
+    verify_ranges,
 )
-from privacy import Budget, quantise
+from privacy import Budget, quantise, sampler_slack
 
 _YEAR_DAYS = 365.25
 _CENTRE = 0.45  # Public middle of the scaled features, so that columns are nearly orthogonal.
+_GRADIENT_ROUNDS = 8
 _SEASON = 2  # Sine and cosine of the snapshot day.
+_RANGES = {
+    "n_features": (1, 4096),
+    "horizon_days": (1, 36_500),
+    "expected_customers": (1, 2**31),
+    "second_moment_noise_multiplier": (1e-12, 1e12),
+    "gradient_noise_multiplier": (1e-12, 1e12),
+    "gradient_rounds": (1, 1000),
+    "momentum": (0, 0.999),
+    "ridge": (1e-12, 1e12),
+    "gradient_clip": (1e-12, 2**14),  # On the grid below 2^30, see privacy.quantise.
+    "row_norm": (1e-12, 64),  # Second moments of 2^25 such customers are exact in float64.
+    "curvature_floor": (0, 1e12),
+    "season_weight": (0, 1e12),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +88,8 @@ class ChurnLogistic:
         gradient_noise_multiplier: Noise on each gradient, std / clip norm.
         gradient_rounds: Number of gradient sums.
         momentum: Share of the last move that is repeated; in [0, 1).
-        ridge: Penalty per expected customer.
+        ridge: Curvature added in every direction, per expected customer. It slows what the
+            data say little about; it is no penalty, so it does not move the optimum.
         gradient_clip: L2 bound on one customer's gradient.
         row_norm: L2 bound on one design row.
         curvature_floor: Least curvature, as a share of the largest eigenvalue of pure noise.
@@ -85,7 +102,7 @@ class ChurnLogistic:
     expected_customers: int
     second_moment_noise_multiplier: float
     gradient_noise_multiplier: float
-    gradient_rounds: int = 8
+    gradient_rounds: int = _GRADIENT_ROUNDS
     momentum: float = 0.5
     ridge: float = 2e-4
     gradient_clip: float = 0.5
@@ -97,6 +114,9 @@ class ChurnLogistic:
     _ROW_SCALE = 256
     _GRADIENT_SCALE = 2**16
 
+    def __post_init__(self) -> None:
+        verify_ranges(self, _RANGES)
+
     @classmethod
     def for_budget(
         cls,
@@ -106,20 +126,27 @@ class ChurnLogistic:
         snapshot_days: tuple[int, ...],
         horizon_days: int,
         expected_customers: int,
+        members: int = 50,
     ) -> "ChurnLogistic":
         """The default recipe with as much noise as `budget` demands.
 
         30 % of the squared budget goes to the second moments, the rest to eight gradients.
+        More `members` than the plan has cost a hair of the budget; fewer make it too dear.
         """
-        rounds = 8
+        rounds = _GRADIENT_ROUNDS
+        d = 1 + n_features + _SEASON
+        slack_delta = sampler_slack(d * (d + 1) // 2 + rounds * d, shares=members)
         return cls(
             n_features=n_features,
             snapshot_days=snapshot_days,
             horizon_days=horizon_days,
             expected_customers=expected_customers,
-            second_moment_noise_multiplier=noise_multiplier(budget, share=0.3),
-            gradient_noise_multiplier=noise_multiplier(budget, share=0.7, queries=rounds),
-            gradient_rounds=rounds,
+            second_moment_noise_multiplier=noise_multiplier(
+                budget, share=0.3, slack_delta=slack_delta
+            ),
+            gradient_noise_multiplier=noise_multiplier(
+                budget, share=0.7, queries=rounds, slack_delta=slack_delta
+            ),
         )
 
     @property

@@ -63,12 +63,17 @@ def recall_at(
         hits / min(k, new purchases) of each customer with at least one new purchase,
         shape (m,).
 
+    Raises:
+        ValueError: `k` is below 1.
+
     Source: recall as in Liang et al. 2018, https://arxiv.org/abs/1802.05814, section 4.2.
     """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
     new = bought & ~seen
     who = new.any(axis=1)
     masked = np.where(seen[who], -np.inf, scores[who])
-    top = np.argpartition(-masked, k, axis=1)[:, :k]
+    top = np.argpartition(-masked, min(k, masked.shape[1]) - 1, axis=1)[:, :k]
     hits = np.take_along_axis(new[who], top, axis=1).sum(axis=1)
     return np.asarray(hits / np.minimum(new[who].sum(axis=1), k))
 

@@ -267,7 +267,8 @@ def _record(
 
 def _array_digest(array: NDArray[np.float64]) -> str:
     plain = np.ascontiguousarray(array, dtype="<f8")
-    shape = ",".join(map(str, plain.shape)).encode()
+    # Of the array itself: the contiguous copy of a scalar has one axis.
+    shape = ",".join(map(str, array.shape)).encode()
     return base64.b64encode(hashlib.sha256(shape + b"\0" + plain.tobytes()).digest()).decode()
 
 
@@ -322,11 +323,15 @@ def _arrays(record: RecordDict) -> dict[str, NDArray[np.float64]]:
         raise WireError("the message must carry arrays; it was dropped")
     result = {}
     for name, array in arrays.items():
+        if not name.isascii():  # The digest's canonical form has only ASCII names.
+            raise WireError("an array must have an ASCII name; the message was dropped")
         try:
-            values = array.numpy()
-        except (ValueError, TypeError, OSError, EOFError) as error:
+            values: object = array.numpy()
+        except Exception as error:
             raise WireError(f"array {name} cannot be read; the message was dropped") from error
-        if values.dtype != np.float64:
-            raise WireError(f"array {name} must be float64, got {values.dtype}; it was dropped")
+        # Of a zip archive the reader makes something that is no array.
+        if not isinstance(values, np.ndarray) or values.dtype != np.float64:
+            found = getattr(values, "dtype", type(values).__name__)
+            raise WireError(f"array {name} must be float64, got {found}; it was dropped")
         result[name] = values
     return result

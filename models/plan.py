@@ -7,6 +7,7 @@ changed digit is another plan.
 
 import base64
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -123,9 +124,12 @@ class Plan:
         """Refuse a plan whose noise does not keep the epsilon that it promises.
 
         Raises:
-            PlanError: the schedule costs more than the budget.
+            PlanError: the schedule costs more than the budget, or cannot be priced.
         """
-        epsilon = self.epsilon()
+        try:
+            epsilon = self.epsilon()
+        except ValueError as error:
+            raise PlanError(f"the plan has no price ({error}); nothing was approved") from error
         if epsilon > self.budget.epsilon:
             raise PlanError(
                 f"the plan promises epsilon {self.budget.epsilon:g} but its noise gives "
@@ -225,10 +229,11 @@ class SignedPlan:
 
     def format(self) -> bytes:
         """Canonical bytes for files and the wire."""
-        signatures: dict[str, JsonValue] = {
-            name: base64.b64encode(signature).decode()
-            for name, signature in self.signatures.items()
-        }
+        # Pairs and not an object: canonical keys are ASCII, names are in any language.
+        signatures: list[JsonValue] = [
+            [name, base64.b64encode(signature).decode()]
+            for name, signature in sorted(self.signatures.items())
+        ]
         plan = base64.b64encode(self.plan.format()).decode()
         return format_canonical({"plan": plan, "signatures": signatures})
 
@@ -242,17 +247,21 @@ class SignedPlan:
         try:
             fields = _mapping(parse_canonical(data))
             plan = base64.b64decode(_text(fields["plan"]), validate=True)
-            signatures = {
-                name: base64.b64decode(_text(value), validate=True)
-                for name, value in _mapping(fields["signatures"]).items()
-            }
+            signatures = dict(map(_parse_signature, _items(fields["signatures"])))
         except (CanonicalError, KeyError, TypeError, ValueError) as error:
             raise PlanError(f"this is no signed plan ({error}); nothing was approved") from error
-        return cls(plan=Plan.parse(plan), signatures=signatures)
+        signed = cls(plan=Plan.parse(plan), signatures=signatures)
+        if signed.format() != data:
+            raise PlanError("the signed plan is not as it is written; nothing was approved")
+        return signed
 
 
+@functools.cache
 def code_digest() -> str:
-    """Hex SHA-256 over the sources of every package that handles rows or decides about them."""
+    """Hex SHA-256 over the sources of every package that handles rows or decides about them.
+
+    Read once, near the start: an update of the files under a running node changes nothing.
+    """
     digest = hashlib.sha256()
     for package in _GOVERNED_PACKAGES:
         for path, data in sorted(_sources(resources.files(package), package)):
@@ -276,8 +285,8 @@ def _format_fields(value: PlanRecipe | Budget) -> dict[str, JsonValue]:
     result: dict[str, JsonValue] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
-        if isinstance(item, float):
-            result[field.name] = repr(item)
+        if field.type is float:  # By declaration: Budget(epsilon=3) means 3.0.
+            result[field.name] = repr(float(item))
         elif isinstance(item, tuple):
             result[field.name] = list(item)
         else:
@@ -307,9 +316,18 @@ def _parse_field(value: JsonValue, hint: object) -> int | float | str | tuple[in
         return _integer(value)
     if hint is str:
         return _text(value)
+    return tuple(_integer(item) for item in _items(value))
+
+
+def _parse_signature(value: JsonValue) -> tuple[str, bytes]:
+    name, signature = _items(value)
+    return _text(name), base64.b64decode(_text(signature), validate=True)
+
+
+def _items(value: JsonValue) -> list[JsonValue]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list, found {type(value).__name__}")
-    return tuple(_integer(item) for item in value)
+    return value
 
 
 def _mapping(value: JsonValue) -> dict[str, JsonValue]:
@@ -325,9 +343,7 @@ def _text(value: JsonValue) -> str:
 
 
 def _texts(value: JsonValue) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, found {type(value).__name__}")
-    return tuple(_text(item) for item in value)
+    return tuple(_text(item) for item in _items(value))
 
 
 def _integer(value: JsonValue) -> int:

@@ -25,11 +25,21 @@ from models.sums import (
     noise_multiplier,
     symmetric,
     upper_triangle,
+    verify_ranges,
 )
-from privacy import Budget, quantise
+from privacy import Budget, quantise, sampler_slack
 
 _CHUNK = 512  # Customers made dense at a time.
 _TEXT_NEIGHBOURS = 50
+_RANGES = {
+    "n_items": (2, 2**27),
+    "popularity_noise_multiplier": (1e-12, 1e12),
+    "gram_noise_multiplier": (1e-12, 1e12),
+    "half_life_days": (1, 36_500),
+    "ridge": (1e-12, 1e12),
+    "popularity_weight": (-1e12, 1e12),
+    "text_weight": (-1e12, 1e12),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +65,13 @@ class ItemRows:
 
     def unit(self) -> sparse.csr_array:
         """Rows of L2 norm one, so that a long history moves a sum no further than a short one."""
-        squares = np.add.reduceat(np.r_[self.weight**2, 0.0], self.start[:-1])
-        norm = np.sqrt(np.where(np.diff(self.start) > 0, squares, 1.0))
-        weight = self.weight / np.repeat(norm, np.diff(self.start))
+        # Relative to the customer's largest weight, because the square of an ancient purchase's
+        # weight may be zero in floats; a customer with nothing larger has an empty row.
+        each, first = np.diff(self.start), self.start[:-1]
+        largest = np.repeat(np.maximum.reduceat(np.r_[self.weight, 0.0], first), each)
+        weight = self.weight / np.where(largest > 0, largest, 1.0)
+        norm = np.repeat(np.sqrt(np.add.reduceat(np.r_[weight**2, 0.0], first)), each)
+        weight /= np.where(norm > 0, norm, 1.0)
         shape = (self.n_customers, self.n_items)
         return sparse.csr_array((weight, self.item, self.start), shape=shape)
 
@@ -106,6 +120,7 @@ class ItemGram:
     _ROW_SCALE = 256
 
     def __post_init__(self) -> None:
+        verify_ranges(self, _RANGES)
         if not 1 < self.catalogue_size <= self.n_items:
             raise ValueError(
                 f"catalogue_size must be in 2..{self.n_items}, got {self.catalogue_size}"
@@ -120,20 +135,25 @@ class ItemGram:
         catalogue_digest: str,
         as_of_day: int,
         expected_customers: int,
+        members: int = 50,
     ) -> "ItemGram":
         """The default recipe with as much noise as `budget` demands.
 
         15 % of the squared budget finds the popular items, 85 % how they go together;
-        the catalogue grows as (customers * epsilon) ^ 0.6.
+        the catalogue grows as (customers * epsilon) ^ 0.6. More `members` than the plan has
+        cost a hair of the budget; fewer make it too dear.
         """
-        size = int((expected_customers * budget.epsilon) ** 0.6)
+        size = min(max(int((expected_customers * budget.epsilon) ** 0.6), 2), n_items)
+        slack_delta = sampler_slack(n_items + size * (size + 1) // 2, shares=members)
         return cls(
             n_items=n_items,
             catalogue_digest=catalogue_digest,
             as_of_day=as_of_day,
-            catalogue_size=min(max(size, 2), n_items),
-            popularity_noise_multiplier=noise_multiplier(budget, share=0.15),
-            gram_noise_multiplier=noise_multiplier(budget, share=0.85),
+            catalogue_size=size,
+            popularity_noise_multiplier=noise_multiplier(
+                budget, share=0.15, slack_delta=slack_delta
+            ),
+            gram_noise_multiplier=noise_multiplier(budget, share=0.85, slack_delta=slack_delta),
         )
 
     @property
@@ -190,12 +210,12 @@ class ItemGram:
 
     def _directions(self, announced: Parameters) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         shape = (self.catalogue_size,)
-        catalogue = checked(announced, "catalogue", shape).astype(np.int64)
+        catalogue = checked(announced, "catalogue", shape)
         direction = checked(announced, "direction", shape)
         inside = catalogue[0] >= 0 and catalogue[-1] < self.n_items
-        if not inside or np.any(np.diff(catalogue) <= 0):
+        if not inside or np.any(np.diff(catalogue) <= 0) or np.any(catalogue % 1):
             raise ValueError("the catalogue must be ascending item numbers; nothing was summed")
-        return catalogue, direction
+        return catalogue.astype(np.int64), direction
 
     def _together(
         self,

@@ -98,6 +98,7 @@ class ChurnTrial:
             snapshot_days=recipe.snapshot_days,
             horizon_days=recipe.horizon_days,
             expected_customers=max(100, round(customers, -2)),
+            members=1,
         )
 
     def local(
@@ -180,6 +181,7 @@ class ItemTrial:
             catalogue_digest=recipe.catalogue_digest,
             as_of_day=recipe.as_of_day,
             expected_customers=max(100, round(self.train[brand].n_customers, -2)),
+            members=1,
         )
 
     def local(

@@ -289,6 +289,7 @@ def recipes() -> tuple[ChurnLogistic, ItemGram]:
         snapshot_days=SNAPSHOT_DAYS,
         horizon_days=HORIZON_DAYS,
         expected_customers=EXPECTED_CUSTOMERS,
+        members=len(BRANDS),
     )
     items = ItemGram.for_budget(
         PLAN_BUDGET,
@@ -296,6 +297,7 @@ def recipes() -> tuple[ChurnLogistic, ItemGram]:
         catalogue_digest=catalogue.digest,
         as_of_day=TEST_DAY,
         expected_customers=EXPECTED_CUSTOMERS,
+        members=len(BRANDS),
     )
     return churn, items
 
