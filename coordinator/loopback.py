@@ -1,21 +1,40 @@
 """A Flower Grid in one process: the embedded engine, for demo, notebooks and tests.
 
 Messages go to ClientApps as Flower would carry them, serialised on the way, so that what a
-test shows here holds on real processes. `TaskIdentity` is internal to Flower 1.41; a contract
-test watches it.
+test shows here holds on real processes. `TaskIdentity` and the serialisation are internal to
+Flower 1.41; a contract test watches them.
 """
 
 from collections.abc import Iterable, Mapping
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 _APP_FAILED = 2
 _COORDINATOR = 1
+
+
+def run_embedded(app: ServerApp, apps: Mapping[str, ClientApp], *, plan_digest: str) -> None:
+    """Run a ServerApp over participants in this process, as `flwr run` would.
+
+    Args:
+        app: The coordinator's app.
+        apps: ClientApp by participant name.
+        plan_digest: The plan to run, for the run configuration.
+    """
+    context = Context(
+        run_id=1,
+        node_id=_COORDINATOR,
+        node_config={},
+        state=RecordDict(),
+        run_config={"plan": plan_digest},
+    )
+    app(LoopbackGrid(apps), context)
 
 
 class LoopbackGrid(Grid):
@@ -101,8 +120,14 @@ class LoopbackGrid(Grid):
         app, context = self._apps[self._nodes[node_id].name], self._contexts[node_id]
         TaskIdentity.node_id = node_id
         try:
-            return app(message, context)
+            return _carried(app(_carried(message), context))
         except Exception as error:  # noqa: BLE001 - a broken app must look as it does on the wire
             return Message(Error(_APP_FAILED, type(error).__name__), reply_to=message)
         finally:
             TaskIdentity.node_id = _COORDINATOR
+
+
+def _carried(message: Message) -> Message:
+    """What is left of a message after the wire: exactly what its bytes say."""
+    carried: Message = message_from_proto(message_to_proto(message))
+    return carried

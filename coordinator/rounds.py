@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.plan import Plan
+
+# What the readers of JSON and of arrays raise for files that they did not write.
+_DAMAGE = (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError, AttributeError)
 
 
 class RunStatus(StrEnum):
@@ -44,6 +48,21 @@ class RoundRecord:
     bytes_up: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at a round, whether or not it was answered.
+
+    Attributes:
+        round: 1 for the plan's first query.
+        attempt: 1 for the first attempt at the round.
+        cohort: Who was asked.
+    """
+
+    round: int
+    attempt: int
+    cohort: tuple[str, ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """One run of one plan; the only mutable record here, and saved after each change.
@@ -53,6 +72,7 @@ class Run:
         status: How the run stands.
         reason: Why it failed; empty otherwise.
         rounds: The rounds that are done.
+        asked: The newest attempt, written before anybody was asked; None before the first.
         refusals: Reason by brand, for those that do not take part.
         bytes_up: Bytes of content received outside of rounds, by brand.
         parameters: The model after the last round done.
@@ -62,6 +82,7 @@ class Run:
     status: RunStatus = RunStatus.RUNNING
     reason: str = ""
     rounds: list[RoundRecord] = field(default_factory=list)
+    asked: Attempt | None = None
     refusals: dict[str, str] = field(default_factory=dict)
     bytes_up: dict[str, int] = field(default_factory=dict)
     parameters: Mapping[str, NDArray[np.float64]]
@@ -83,13 +104,35 @@ class Run:
                 for entry in document.pop("rounds")
             ]
             status = RunStatus(document.pop("status"))
+            asked = document.pop("asked")
+            if asked is not None:
+                asked = Attempt(**{**asked, "cohort": tuple(asked["cohort"])})
             with np.load(folder / f"round-{len(rounds)}.npz", allow_pickle=False) as arrays:
                 parameters = {name: arrays[name] for name in arrays.files}
             return cls(
-                folder=folder, status=status, rounds=rounds, parameters=parameters, **document
+                folder=folder,
+                status=status,
+                rounds=rounds,
+                asked=asked,
+                parameters=parameters,
+                **document,
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"the record in {folder} is damaged; the run stops here") from error
+
+    def next_attempt(self, number: int, cohort: tuple[str, ...]) -> int:
+        """The attempt at which to ask a cohort for a round, also after the run was cut off.
+
+        Members answer one attempt for one cohort only, so another cohort is another attempt.
+        """
+        if self.asked is None or self.asked.round != number:
+            return 1
+        return self.asked.attempt + (self.asked.cohort != cohort)
+
+    def begin_attempt(self, attempt: Attempt) -> None:
+        """Remember an attempt, durably, before anybody is asked."""
+        self.asked = attempt
+        self.save()
 
     @property
     def total_bytes_up(self) -> dict[str, int]:
@@ -106,10 +149,7 @@ class Run:
         """Add a round and the model after it, durably."""
         self.rounds.append(record)
         self.parameters = parameters
-        path = self.folder / f"round-{len(self.rounds)}.npz"
-        part = path.with_suffix(".part.npz")
-        np.savez(part, allow_pickle=False, **parameters)
-        part.replace(path)
+        self._save_parameters()
         self.save()
 
     def end(self, status: RunStatus, *, reason: str = "") -> None:
@@ -120,14 +160,21 @@ class Run:
     def save(self) -> None:
         """Write `run.json`, whole or not at all."""
         if not self.rounds:
-            np.savez(self.folder / "round-0.npz", allow_pickle=False, **self.parameters)
+            self._save_parameters()
         document = {
             "status": self.status.value,
             "reason": self.reason,
             "rounds": [dataclasses.asdict(record) for record in self.rounds],
+            "asked": None if self.asked is None else dataclasses.asdict(self.asked),
             "refusals": self.refusals,
             "bytes_up": self.bytes_up,
         }
         part = self.folder / "run.json.part"
         part.write_text(json.dumps(document, indent=1), encoding="utf-8")
         part.replace(self.folder / "run.json")
+
+    def _save_parameters(self) -> None:
+        path = self.folder / f"round-{len(self.rounds)}.npz"
+        part = path.with_suffix(".part.npz")
+        np.savez(part, allow_pickle=False, **self.parameters)
+        part.replace(path)

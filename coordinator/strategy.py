@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from consent import EquivocationError, LogError, NoteError, ProofError, SignatureError
 from coordinator.host import Host
-from coordinator.rounds import RoundRecord, RunStatus
+from coordinator.rounds import Attempt, RoundRecord, RunStatus
 from models.exchange import (
     CONTRIBUTION_CONTEXT,
     DELIVER,
@@ -34,9 +34,18 @@ from models.exchange import (
     parse_reply,
     size_bytes,
 )
+from models.plan import PlanError
 from privacy import Session, SumRefused, total
 
-_MISTRUST = (EquivocationError, LogError, NoteError, ProofError, SignatureError, WireError)
+_MISTRUST = (
+    EquivocationError,
+    LogError,
+    NoteError,
+    PlanError,
+    ProofError,
+    SignatureError,
+    WireError,
+)
 
 
 class RunFailed(Exception):  # noqa: N818 - an answer: the run has ended, and is recorded so
@@ -110,7 +119,8 @@ class Conductor:
         """Ask one query until a whole cohort answers; what returns is that cohort."""
         plan, run = self._signed.plan, self._run
         query = plan.queries[number - 1]
-        for attempt in range(1, plan.attempts + 1):
+        for attempt in range(run.next_attempt(number, cohort), plan.attempts + 1):
+            run.begin_attempt(Attempt(round=number, attempt=attempt, cohort=cohort))
             answers, summed = self._attempt(number, attempt, cohort)
             if summed is not None:
                 record = RoundRecord(
@@ -206,7 +216,9 @@ class Conductor:
         refusals = dict.fromkeys(asked.values(), "it did not answer in time")
         bytes_up: dict[str, int] = {}
         for message in self._grid.send_and_receive(messages, timeout=self._timeout_s):
-            name = asked[message.metadata.src_node_id]
+            name = asked.get(message.metadata.src_node_id, "")
+            if name not in refusals:
+                continue  # Nobody that was asked, or a second answer.
             try:
                 reply = self._read(name, message, terms)
             except _MISTRUST as error:

@@ -6,6 +6,7 @@ an unforeseen exception, which could quote a customer.
 
 import logging
 from collections.abc import Callable
+from unicodedata import normalize
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -92,9 +93,11 @@ def _guarded(node: Node, message: Message, act: Callable[[RecordDict], Reply]) -
 
 def _refuse(node: Node, message: Message, reason: str) -> Refusal:
     kind = message.metadata.message_type
-    _log.warning("refused %s: %s", kind, reason)
+    # A reason may quote the message, and the audit log knows only one spelling of a text.
+    reason = normalize("NFC", reason.encode(errors="backslashreplace").decode())
+    _log.info("refused %s: %s", kind, reason)
     try:
         node.record("message.refused", kind=kind, reason=reason)
-    except LogError:
-        _log.exception("the refusal could not be written to the audit log")
+    except Exception as error:  # noqa: BLE001 - a traceback would hold the text of the first error
+        _log.error("the refusal could not be logged: it failed with %s", type(error).__name__)
     return Refusal(name=node.name, reason=reason)

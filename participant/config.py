@@ -83,14 +83,14 @@ def load(path: Path) -> ParticipantConfig:
 def format_config(config: ParticipantConfig) -> str:
     """Write a configuration as TOML; `load` reads an equal one back, with absolute paths."""
     paths = {name: str(getattr(config, name).absolute()) for name in _PATHS}
-    lines = [f"name = {json.dumps(config.name)}"]
-    lines += [f"{name} = {json.dumps(path)}" for name, path in paths.items()]
+    lines = [f"name = {_quoted(config.name)}"]
+    lines += [f"{name} = {_quoted(path)}" for name, path in paths.items()]
     lines += [
-        f"profile = {json.dumps(config.profile.value)}",
+        f"profile = {_quoted(config.profile.value)}",
         f"cohort_floor = {config.cohort_floor}",
         "",
         "[columns]",
-        *(f"{name} = {json.dumps(column)}" for name, column in config.columns.items()),
+        *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
     ]
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
@@ -106,7 +106,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         optional={"profile", "cohort_floor"},
     )
     cohort_floor = document.get("cohort_floor", 3)
-    if not isinstance(cohort_floor, int):
+    if type(cohort_floor) is not int:  # In Python `true` would be one.
         raise ConfigError(f"cohort_floor must be an integer, got {cohort_floor!r}")
     columns = _table(document["columns"], "columns")
     budgets = _table(document["budgets"], "budgets")
@@ -122,15 +122,18 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
     )
 
 
+def _quoted(text: str) -> str:
+    # A JSON string is a TOML string, but for surrogate pairs and the delete character.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _budget(purpose: str, value: object) -> Budget:
     where = f"budgets.{purpose}"
     table = _table(value, where)
     _verify_keys(where, set(table), required={"epsilon", "delta"})
-    epsilon, delta = table["epsilon"], table["delta"]
-    if not isinstance(epsilon, int | float) or not isinstance(delta, int | float):
-        raise ConfigError(f"{where} needs numbers, got {epsilon!r} and {delta!r}")
+    epsilon, delta = (_number(table[name], f"{where}.{name}") for name in ("epsilon", "delta"))
     try:
-        return Budget(epsilon=float(epsilon), delta=float(delta))
+        return Budget(epsilon=epsilon, delta=delta)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -155,6 +158,12 @@ def _table(value: object, where: str) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} must be a table, got {value!r}")
     return value
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{where} must be a number, got {value!r}")
+    return float(value)
 
 
 def _text(value: object, where: str) -> str:

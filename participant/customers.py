@@ -171,14 +171,16 @@ def load_customers(
 
     Raises:
         DataError: the file is missing or unreadable, a mapped column is absent, or a value
-            is no number or no date. The message names the row and not the value, which is
-            customer data.
+            is no number, no date or no invoice number. The message names the row and not the
+            value, which is customer data.
     """
-    frame = _read(path, list(columns.values()))
-    frame = frame.rename(columns={column: name for name, column in columns.items()})
-    frame = frame.dropna(subset=["customer"])
+    found = _read(path, list(columns.values()))
+    frame = pd.DataFrame({name: found[column] for name, column in columns.items()})
+    frame = frame[frame["customer"].notna() & (frame["customer"].astype(str) != "")]
     if frame.empty:
         raise DataError(f"{path.name} has no line with a customer; nothing was loaded")
+    # A line of no invoice would be counted for its items and lost for its order.
+    _verify_known(frame["invoice"], path, f"column {columns['invoice']} needs invoice numbers")
     frame["day"] = _days(frame["time"], path, columns["time"])
     for name in ("quantity", "price"):
         frame[name] = _numbers(frame[name], path, columns[name])
@@ -232,7 +234,10 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+            # Without index_col, one comma too many in each row would shift every column.
+            frame = pd.read_csv(
+                path, dtype=str, keep_default_na=False, na_values=[""], index_col=False
+            )
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}; nothing was loaded") from error
     except (OSError, ValueError, pd.errors.ParserError) as error:
@@ -240,11 +245,13 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         raise DataError(f"{path.name} is no readable table; nothing was loaded") from error
     missing = sorted(set(columns) - set(frame.columns))
     if missing:
+        # In a file without a header the "columns" are the first customer, so none is named.
         raise DataError(
-            f"{path.name} has no column {', '.join(missing)} "
-            f"(it has {', '.join(map(str, frame.columns))}); nothing was loaded"
+            f"{path.name} has no column {', '.join(missing)} among its {len(frame.columns)}; "
+            "nothing was loaded"
         )
-    return frame[columns].copy()
+    # A stored index could hold customer ids, and rows are named in messages by their number.
+    return frame[list(dict.fromkeys(columns))].reset_index(drop=True)
 
 
 def _days(values: pd.Series, path: Path, column: str) -> "pd.Series[int]":

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 WINDOWS_DAYS = (30, 60, 90, 180, 365)
 ACTIVE_DAYS = 365
+_MOST_DAYS = 10_000_000  # More days than from the year 1 to 9999.
 
 # Name and public cap of each feature: log1p(value) / log1p(cap), cut to [0, 1].
 _CAPPED: tuple[tuple[str, float], ...] = (
@@ -180,8 +181,9 @@ def _gap_columns(
     who: NDArray[np.int64], when: NDArray[np.int64], n: int
 ) -> dict[str, NDArray[np.float64]]:
     """Mean, spread and longest of the days between one customer's shopping days."""
-    visits = np.unique(who * 100_000 + when)
-    who, when = visits // 100_000, visits % 100_000
+    # Counted from the first day, since a day before 1970 would end up at another customer.
+    visits = np.unique(who * _MOST_DAYS + when - when.min(initial=0))
+    who, when = visits // _MOST_DAYS, visits % _MOST_DAYS
     same = who[1:] == who[:-1]
     gap, owner = (when[1:] - when[:-1])[same].astype(float), who[1:][same]
     count = np.maximum(np.bincount(owner, minlength=n), 1)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from consent import (
     Gate,
     Identity,
+    IdentityError,
     JsonValue,
     Log,
     LogError,
@@ -34,10 +35,13 @@ from privacy import (
     Budget,
     GaussianRelease,
     Ledger,
+    LedgerError,
     MemberCard,
     Party,
     ReleaseKey,
     Roster,
+    RosterError,
+    compose,
     make_card,
 )
 
@@ -109,20 +113,28 @@ class Node:
         """Open a node and check that no part of its memory is older than another.
 
         Raises:
-            NodeError: a part is missing, or the ledger is older than the audit log.
+            NodeError: a part is missing or damaged, or the ledger is older than the audit log.
         """
         try:
             identity = Identity.load(config.folder / "identity.key")
             log = Log.open(config.folder / "log", identity)
-        except (OSError, LogError) as error:
+            try:
+                return cls._of_parts(config, clock=clock, log=log)
+            except BaseException:
+                log.close()
+                raise
+        except (OSError, IdentityError, LedgerError, LogError, RosterError) as error:
             raise NodeError(f"the node in {config.folder} cannot be opened: {error}") from error
+
+    @classmethod
+    def _of_parts(cls, config: ParticipantConfig, *, clock: Clock, log: Log) -> "Node":
         node = cls(config, clock=clock, log=log)
         try:
             node._verify_ledger()
             if (config.folder / "roster").exists():
                 node._load_members()
         except BaseException:
-            node.close()
+            node.ledger.close()
             raise
         return node
 
@@ -157,14 +169,19 @@ class Node:
 
         Raises:
             NodeError: other members were pinned before; rotation is a signed act of its own.
+            RosterError: the roster does not hold this node's own keys; nothing was changed.
         """
         folder = self.config.folder
-        for path, data in (
-            (folder / "roster", roster.format()),
-            (folder / "coordinator.vkey", coordinator.format().encode()),
-        ):
+        pinned = {
+            folder / "roster": roster.format(),
+            folder / "coordinator.vkey": coordinator.format().encode(),
+        }
+        # Every check comes before the first write: a node cannot open with a wrong roster.
+        Party(self.name, self._agreement, roster, floor=self.config.cohort_floor)
+        for path, data in pinned.items():
             if path.exists() and path.read_bytes() != data:
                 raise NodeError(f"{path.name} was pinned before and differs; nothing was changed")
+        for path, data in pinned.items():
             _write(path, data)
         self._load_members()
 
@@ -290,6 +307,28 @@ class Node:
         if plan.expires_at <= self.clock():
             raise PlanError(f"plan {plan.name!r} has expired")
         plan.verify_cost()
+
+    def verify_affordable(self, plan: Plan) -> None:
+        """Refuse to begin a run whose open rounds the purpose's budget no longer pays for.
+
+        Raises:
+            PlanError: too little is left; nothing was charged.
+        """
+        charged = {
+            event.key.round
+            for event in self.ledger.history()
+            if event.key is not None and event.key.run == plan.digest
+        }
+        releases = plan.releases()
+        needed = compose(
+            release for number, release in enumerate(releases, start=1) if number not in charged
+        )
+        left = self.ledger.remaining(plan.purpose.value)
+        if needed.mu > left.mu:
+            raise PlanError(
+                f"{self.name} has epsilon {left.epsilon:.4g} left for {plan.purpose.value}, and "
+                f"plan {plan.name!r} costs {plan.epsilon():.4g}; nothing was charged"
+            )
 
     @property
     def catalogue(self) -> Catalogue:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consent import PermittedView, Refused, Use, UseKind
-from models.churn import ChurnLogistic
+from models.churn import ChurnLogistic, ChurnRows
 from models.exchange import (
     CONTRIBUTION_CONTEXT,
     Delivery,
@@ -23,8 +23,9 @@ from models.exchange import (
     WitnessRequest,
 )
 from models.plan import Plan, PlanError, SignedPlan
-from models.recommendation import ItemGram
+from models.recommendation import ItemGram, ItemRows
 from models.sums import Query
+from participant.features import FEATURES
 from participant.node import Node
 from privacy import NoiseSource, ReleaseKey, Session, SumRefused, discrete_gaussian, share_std
 
@@ -47,6 +48,7 @@ def join(node: Node, request: ReadyRequest) -> Reply:
     ):
         raise PlanError(f"plan {plan.name!r} is for another catalogue than {node.name} has")
     _accept_witnessed(node, request.witnessed)
+    node.verify_affordable(plan)
     node.remember_signatures(shown)
     node.record("run.joined", run=plan.digest, name=plan.name)
     return _reply(node, request.witnessed)
@@ -58,7 +60,7 @@ def answer(node: Node, request: RoundRequest) -> Reply:
     The same request again gets the same bytes, without a second draw or charge.
 
     Raises:
-        PlanError: the request is not one that the signed plan allows.
+        PlanError: the request is not one that the signed plan allows, or cannot be summed.
         SumRefused: the cohort breaks a rule of the secure sum.
         BudgetExhausted: the purpose has too little budget left; nothing was drawn.
         Refused: nobody has agreed to the purpose.
@@ -168,6 +170,7 @@ def _fresh(
     node: Node, plan: Plan, request: RoundRequest, *, session: Session, key: ReleaseKey
 ) -> bytes:
     """Authorise, charge, train, noise, mask, and store; what is stored may be sent."""
+    _rehearse(node, plan, request)
     query = plan.queries[request.round - 1]
     use = Use(
         kind=UseKind.TRAIN,
@@ -200,6 +203,26 @@ def _fresh(
     stored = view.permit.permit_id.encode() + masked
     node.ledger.commit(key, stored)
     return stored
+
+
+def _rehearse(node: Node, plan: Plan, request: RoundRequest) -> None:
+    """Answer for one made-up customer: what cannot be summed is refused before any charge."""
+    step, announced = request.round - 1, request.announced
+    none = np.zeros(0, dtype=np.int64)
+    one = np.zeros(1, dtype=np.int64)
+    try:
+        match plan.recipe:
+            case ChurnLogistic() as churn:
+                features = np.zeros((1, len(FEATURES)))
+                rows = ChurnRows(customer=one, features=features, day=one, churned=np.zeros(1))
+                churn.answer(step, announced, rows)
+            case ItemGram() as items:
+                n_items = len(node.catalogue.codes)
+                start = np.zeros(2, dtype=np.int64)
+                empty = ItemRows(start=start, item=none, weight=np.zeros(0), n_items=n_items)
+                items.answer(step, announced, empty)
+    except ValueError as error:
+        raise PlanError(f"{error}; no data was opened") from error
 
 
 def _train(node: Node, plan: Plan, request: RoundRequest, view: PermittedView) -> NDArray[np.int64]:

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consent import Profile, Purpose
+from participant.config import (
+    REQUIRED_COLUMNS,
+    ConfigError,
+    ParticipantConfig,
+    format_config,
+    load,
+)
+from privacy import Budget
+from tests.federation.synthetic import config_of
+
+GOOD = """
+name = "lane"
+folder = "node"
+transactions = "lines.csv"
+products = "products.csv"
+
+[columns]
+customer = "who"
+invoice = "bill"
+item = "sku"
+quantity = "pieces"
+price = "each"
+time = "at"
+
+[budgets.federated_training]
+epsilon = 3
+delta = 1e-5
+"""
+names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,38}[a-z0-9]", fullmatch=True)
+budgets = st.builds(
+    Budget,
+    epsilon=st.floats(1e-300, 1e300),
+    delta=st.floats(1e-300, 1, exclude_max=True),
+)
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "participant.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+changes = st.fixed_dictionaries(
+    {
+        "name": names,
+        "columns": st.fixed_dictionaries(dict.fromkeys(REQUIRED_COLUMNS, texts)),
+        "profile": st.sampled_from(Profile),
+        "budgets": st.dictionaries(st.sampled_from(Purpose), budgets, min_size=1),
+        "cohort_floor": st.integers(3, 50),
+    }
+)
+
+
+@given(changes)
+def test_what_is_formatted_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    config = config_of("lane", folder, **changes)
+
+    assert load(write(folder, format_config(config))) == config
+
+
+def test_paths_start_at_the_folder_of_the_file_and_the_rest_has_defaults(tmp_path: Path) -> None:
+    config = load(write(tmp_path, GOOD))
+
+    assert config.folder == tmp_path / "node"
+    assert config.transactions == tmp_path / "lines.csv"
+    assert config.products == tmp_path / "products.csv"
+    assert (config.profile, config.cohort_floor) == (Profile.EU_GDPR, 3)
+    assert config.budgets == {Purpose.FEDERATED_TRAINING: Budget(epsilon=3.0, delta=1e-5)}
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "participant.toml"
+    with pytest.raises(ConfigError) as refusal:
+        load(path)
+    assert str(refusal.value) == (
+        f"cannot read {path} (No such file or directory); nothing was started"
+    )
+
+
+@pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe\x00", b"[columns\n"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "participant.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"participant.toml is no TOML \(.*\); nothing was star"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "lane"\n', "", "the file lacks name"),
+        ('name = "lane"', 'name = "lane"\nnoise = 0', "the file has unknown keys: noise"),
+        ('customer = "who"\n', "", "columns lacks customer"),
+        ('time = "at"', 'time = "at"\nemail = "m"', "columns has unknown keys: email"),
+        ("delta = 1e-5\n", "", "budgets.federated_training lacks delta"),
+        ("delta = 1e-5", "delta = 1e-5\nmu = 1", "training has unknown keys: mu"),
+        ("epsilon = 3", "epsilon = -1", "training: epsilon must be positive and finite, got -1"),
+        ("epsilon = 3", "epsilon = 0", "training: epsilon must be positive and finite, got 0"),
+        ("epsilon = 3", "epsilon = nan", "epsilon must be positive and finite, got nan"),
+        ("epsilon = 3", "epsilon = inf", "epsilon must be positive and finite, got inf"),
+        ("delta = 1e-5", "delta = 1", r"delta must be in \(0, 1\), got 1"),
+        ("epsilon = 3", 'epsilon = "3"', "training.epsilon must be a number, got '3'"),
+        ("epsilon = 3", "epsilon = true", "training.epsilon must be a number, got True"),
+        ("federated_training", "training", "budgets names no purpose: 'training' .known: service"),
+        ('name = "lane"', 'name = "Lane & Lark"', "name must be up to 40 lower-case letters, dig"),
+        ('name = "lane"', 'name = "-"', "name must be up to 40 lower-case letters"),
+        ('name = "lane"', f'name = "{"a" * 41}"', "name must be up to 40 lower-case letters"),
+        ('name = "lane"', 'name = "straße"', "name must be up to 40 lower-case letters"),
+        ('name = "lane"', 'name = "../lane"', "name must be up to 40 lower-case letters"),
+        ('name = "lane"', "name = 3", "name must be text, got 3"),
+        ('folder = "node"', 'folder = ""', "folder must be text, got ''"),
+        ('time = "at"', "time = 5", "columns.time must be text, got 5"),
+        (
+            'name = "lane"',
+            'name = "lane"\nprofile = "us"',
+            "profile must be one of eu-gdpr, cn-pipl, got 'us'",
+        ),
+        (
+            'name = "lane"',
+            'name = "lane"\ncohort_floor = 2',
+            "cohort_floor must be at least 3, got 2",
+        ),
+        (
+            'name = "lane"',
+            'name = "lane"\ncohort_floor = 3.5',
+            "cohort_floor must be an integer, got 3.5",
+        ),
+        (
+            'name = "lane"',
+            'name = "lane"\ncohort_floor = true',
+            "cohort_floor must be an integer, got True",
+        ),
+        (
+            "[budgets.federated_training]\nepsilon = 3\ndelta = 1e-5",
+            "[budgets]\nfederated_training = 3",
+            "budgets.federated_training must be a table, got 3",
+        ),
+        (
+            "[budgets.federated_training]\nepsilon = 3\ndelta = 1e-5",
+            "[budgets]",
+            "at least one purpose needs a budget, got none",
+        ),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_named_with_its_file(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigError, match=message) as refusal:
+        load(path)
+    assert str(refusal.value).startswith(f"{path}: ")
+    assert str(refusal.value).endswith("; nothing was started")
+
+
+@given(st.text(max_size=60))
+def test_garbage_raises_only_a_configuration_error(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "garbage.toml"
+    path.write_bytes((GOOD + text).encode(errors="replace"))
+    try:
+        config = load(path)
+    except ConfigError:
+        return
+    assert isinstance(config, ParticipantConfig)
