@@ -3,13 +3,27 @@
 Holds no customer data and no brand's own update, only sums over at least the plan's floor.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from consent import Identity, PublicIdentity, TrustPolicy, Witness
+from consent import (
+    Checkpoint,
+    Identity,
+    PublicIdentity,
+    TrustPolicy,
+    Witness,
+    verify_log_signature,
+)
 from coordinator.rounds import Run
 from models.exchange import Witnessed
 from models.plan import PlanError, SignedPlan
 from privacy import Roster
+
+
+def system_clock() -> int:
+    """Epoch milliseconds of this host."""
+    return time.time_ns() // 1_000_000
 
 
 class Host:
@@ -18,17 +32,19 @@ class Host:
     Attributes:
         folder: Everything below is the coordinator's own. Trusted by nobody but itself.
         identity: Cosigns the members' log heads.
+        clock: Gives epoch milliseconds; dates cosignatures and judges what is fresh.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Open what `create` made."""
+    def __init__(self, folder: Path, *, clock: Callable[[], int] = system_clock) -> None:
+        """Open what `create` made; `clock` gives epoch milliseconds."""
         self.folder = folder
+        self.clock = clock
         self.identity = Identity.load(folder / "identity.key")
         self._witness = Witness(folder / "witness.sqlite", self.identity)
         self._notes: dict[str, Witnessed] = {}
 
     @classmethod
-    def create(cls, folder: Path, *, name: str) -> "Host":
+    def create(cls, folder: Path, *, name: str, clock: Callable[[], int] = system_clock) -> "Host":
         """Make the coordinator's key in a new folder.
 
         Raises:
@@ -36,7 +52,7 @@ class Host:
         """
         folder.mkdir(parents=True, mode=0o700)
         Identity.generate(name).save(folder / "identity.key")
-        return cls(folder)
+        return cls(folder, clock=clock)
 
     def close(self) -> None:
         """Close the memory of the witness."""
@@ -99,11 +115,15 @@ class Host:
         note = self._notes.get(name)
         return note or Witnessed(tree_size=self._witness.size_of(name), note="")
 
-    def cosign(self, name: str, *, checkpoint: str, proof: tuple[bytes, ...], at: int) -> None:
-        """Cosign a member's newest head, if it extends the last one.
+    def cosign(
+        self, name: str, *, checkpoint: str, proof: tuple[bytes, ...], at: int
+    ) -> Checkpoint:
+        """Cosign a member's newest head, if it extends the last one, and return it.
 
         Raises:
             NoteError, ProofError, EquivocationError: it does not, or is not the member's.
         """
-        note = self._witness.cosign(checkpoint, log=self.member(name), proof=proof, at=at)
+        member = self.member(name)
+        note = self._witness.cosign(checkpoint, log=member, proof=proof, at=at)
         self._notes[name] = Witnessed(tree_size=self._witness.size_of(name), note=note)
+        return verify_log_signature(checkpoint, member)

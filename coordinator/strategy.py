@@ -5,7 +5,6 @@ back is noised and masked. What this module adds is order: a missing brand voids
 the floor is kept, and a run that met no quorum ends `failed` with the reason.
 """
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -16,6 +15,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from consent import EquivocationError, LogError, NoteError, ProofError, SignatureError
+from coordinator.evidence import verify_evidence
 from coordinator.host import Host
 from coordinator.rounds import Attempt, RoundRecord, RunStatus
 from models.exchange import (
@@ -155,7 +155,7 @@ class Conductor:
                 witnessed=self._host.witnessed(name),
             )
 
-        terms = request(cohort[0]).digest
+        terms = request(cohort[0])
         answers = self._exchange(ROUND, lambda name: request(name).to_record(), cohort, terms)
         if answers.refusals:
             return answers, None
@@ -164,7 +164,7 @@ class Conductor:
             round=number,
             attempt=attempt,
             cohort=cohort,
-            terms_digest=terms,
+            terms_digest=terms.digest,
             dimension=query.dimension,
             ring_bits=cast("Literal[32, 64]", plan.ring_bits),
         )
@@ -204,23 +204,23 @@ class Conductor:
         kind: str,
         request: Callable[[str], RecordDict],
         names: Iterable[str],
-        terms: bytes | None = None,
+        asked: RoundRequest | None = None,
     ) -> _Answers:
         """Send one message to each name and keep the answers that can be trusted."""
-        asked = {self._ids[name]: name for name in names}
+        by_id = {self._ids[name]: name for name in names}
         messages = [
             Message(request(name), dst_node_id=node_id, message_type=kind, ttl=self._timeout_s + 60)
-            for node_id, name in asked.items()
+            for node_id, name in by_id.items()
         ]
         replies: dict[str, Reply] = {}
-        refusals = dict.fromkeys(asked.values(), "it did not answer in time")
+        refusals = dict.fromkeys(by_id.values(), "it did not answer in time")
         bytes_up: dict[str, int] = {}
         for message in self._grid.send_and_receive(messages, timeout=self._timeout_s):
-            name = asked.get(message.metadata.src_node_id, "")
+            name = by_id.get(message.metadata.src_node_id, "")
             if name not in refusals:
                 continue  # Nobody that was asked, or a second answer.
             try:
-                reply = self._read(name, message, terms)
+                reply = self._read(name, message, asked)
             except _MISTRUST as error:
                 refusals[name] = f"its answer cannot be trusted: {error}"
                 continue
@@ -232,19 +232,22 @@ class Conductor:
                 del refusals[name]
         return _Answers(replies=replies, refusals=refusals, bytes_up=bytes_up)
 
-    def _read(self, name: str, message: Message, terms: bytes | None) -> Reply | Refusal:
+    def _read(self, name: str, message: Message, asked: RoundRequest | None) -> Reply | Refusal:
         if message.has_error():
             raise WireError("its app failed")
         reply = parse_reply(message.content)
         if reply.name != name:
             raise WireError(f"it calls itself {reply.name!r}")
         if isinstance(reply, Reply):
-            member = self._host.member(name)
-            if terms is not None:
-                signed = Reply.signed_bytes(terms, reply.masked)
-                member.verify(CONTRIBUTION_CONTEXT, signed, reply.signature)
-            now = time.time_ns() // 1_000_000
-            self._host.cosign(name, checkpoint=reply.checkpoint, proof=reply.proof, at=now)
+            now = self._host.clock()
+            if asked is not None:
+                signed = Reply.signed_bytes(asked.digest, reply.masked)
+                self._host.member(name).verify(CONTRIBUTION_CONTEXT, signed, reply.signature)
+            head = self._host.cosign(name, checkpoint=reply.checkpoint, proof=reply.proof, at=now)
+            if asked is not None:
+                verify_evidence(
+                    reply, self._signed.plan, head, round_=(asked.round, asked.attempt), now=now
+                )
         return reply
 
     def _note(self, answers: _Answers) -> None:

@@ -182,6 +182,21 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One open entry of the participant's log, with its inclusion in the reply's checkpoint.
+
+    Attributes:
+        leaf: The entry's bytes.
+        index: Its position in the log.
+        proof: Inclusion proof, hashes of 32 bytes.
+    """
+
+    leaf: bytes
+    index: int
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A participant's answer: its log's head, and for a round the masked sum.
 
@@ -190,6 +205,8 @@ class Reply:
         checkpoint: The participant's newest signed log head.
         proof: Consistency of that head with the one the request called witnessed.
         masked: The masked contribution; empty unless a round was asked.
+        evidence: The permit, the charge and the release in the log, in that order; empty
+            unless a round was asked.
         signature: The participant's signature of `signed_bytes`; empty unless a round was asked.
     """
 
@@ -197,6 +214,7 @@ class Reply:
     checkpoint: str
     proof: tuple[bytes, ...]
     masked: bytes = b""
+    evidence: tuple[Evidence, ...] = ()
     signature: bytes = b""
 
     @staticmethod
@@ -212,6 +230,9 @@ class Reply:
                 "checkpoint": self.checkpoint,
                 "proof": list(self.proof),
                 "masked": self.masked,
+                "leaves": [entry.leaf for entry in self.evidence],
+                "indexes": [entry.index for entry in self.evidence],
+                "inclusions": [b"".join(entry.proof) for entry in self.evidence],
                 "signature": self.signature,
             }
         )
@@ -243,6 +264,7 @@ def parse_reply(record: RecordDict) -> Reply | Refusal:
         checkpoint=_text(record, "checkpoint"),
         proof=tuple(_list(record, "proof", bytes)),
         masked=_bytes(record, "masked"),
+        evidence=_evidence(record),
         signature=_bytes(record, "signature"),
     )
 
@@ -252,7 +274,30 @@ def size_bytes(reply: Reply | Refusal) -> int:
     if isinstance(reply, Refusal):
         return len(reply.name.encode()) + len(reply.reason.encode())
     head = len(reply.name.encode()) + len(reply.checkpoint.encode())
-    return head + sum(map(len, reply.proof)) + len(reply.masked) + len(reply.signature)
+    proofs = sum(map(len, reply.proof)) + len(reply.signature)
+    evidence = sum(
+        len(entry.leaf) + len(str(entry.index)) + sum(map(len, entry.proof))
+        for entry in reply.evidence
+    )
+    return head + proofs + evidence + len(reply.masked)
+
+
+def _evidence(record: RecordDict) -> tuple[Evidence, ...]:
+    leaves, indexes = _list(record, "leaves", bytes), _list(record, "indexes", int)
+    inclusions = _list(record, "inclusions", bytes)
+    for name, found in (("indexes", indexes), ("inclusions", inclusions)):
+        if len(found) != len(leaves):
+            raise WireError(f"field {name} must be as long as leaves; it was dropped")
+    if min(indexes, default=0) < 0:
+        raise WireError("field indexes must be counts; it was dropped")
+    return tuple(
+        Evidence(
+            leaf=leaf,
+            index=index,
+            proof=tuple(joined[at : at + 32] for at in range(0, len(joined), 32)),
+        )
+        for leaf, index, joined in zip(leaves, indexes, inclusions, strict=True)
+    )
 
 
 def _record(

@@ -64,6 +64,8 @@ class Plan:
         ring_bits: Width of the masked integers, 32 or 64.
         recipients: Who receives the trained model.
         code_digest: Hex SHA-256 of the code that handles rows, from `code_digest()`.
+        policies: Hex SHA-256 of each consent policy under which a member may take part,
+            ascending; permits name the one in force.
         expires_at: After this nobody may run the plan, epoch milliseconds.
     """
 
@@ -79,6 +81,7 @@ class Plan:
     ring_bits: int
     recipients: tuple[str, ...]
     code_digest: str
+    policies: tuple[str, ...]
     expires_at: int
 
     def __post_init__(self) -> None:
@@ -95,6 +98,8 @@ class Plan:
                 f"colluders must be 0 to cohort_floor - 2, got {self.colluders} of "
                 f"{self.cohort_floor}"
             )
+        if not self.policies or list(self.policies) != sorted(set(self.policies)):
+            raise PlanError(f"policies must be distinct and ascending, got {self.policies}")
         if self.attempts < 1 or self.ring_bits not in {32, 64}:
             raise PlanError(
                 "attempts must be at least 1 and ring_bits 32 or 64, "
@@ -155,6 +160,7 @@ class Plan:
                 "ring_bits": self.ring_bits,
                 "recipients": list(self.recipients),
                 "code_digest": self.code_digest,
+                "policies": list(self.policies),
                 "expires_at": self.expires_at,
             }
         )
@@ -182,6 +188,7 @@ class Plan:
                 ring_bits=_integer(fields["ring_bits"]),
                 recipients=_texts(fields["recipients"]),
                 code_digest=_text(fields["code_digest"]),
+                policies=_texts(fields["policies"]),
                 expires_at=_integer(fields["expires_at"]),
             )
         except (CanonicalError, KeyError, TypeError, ValueError, OverflowError) as error:

@@ -25,22 +25,22 @@ from models.plan import PlanError
 from participant.customers import DataError
 from participant.node import Node, NodeError
 from participant.release import answer, join, receive, show
-from privacy import BudgetExhausted, LedgerError, SumRefused
+from privacy import BudgetExhausted, LedgerError, Replayed, SumRefused
 
 _log = logging.getLogger(__name__)
+# Answers to what was asked: the coordinator may read why.
 _ANSWERS = (
     BudgetExhausted,
-    DataError,
-    LedgerError,
-    LogError,
-    NodeError,
     NoteError,
     PlanError,
     ProofError,
     Refused,
+    Replayed,
     SumRefused,
     WireError,
 )
+# Faults of the node's own house: paths, rows and counts are its operator's business.
+_FAULTS = (DataError, LedgerError, LogError, NodeError)
 
 
 def client_app(node: Node) -> ClientApp:
@@ -83,6 +83,9 @@ def _guarded(node: Node, message: Message, act: Callable[[RecordDict], Reply]) -
         reply: Reply | Refusal = act(message.content)
     except _ANSWERS as error:
         reply = _refuse(node, message, str(error))
+    except _FAULTS as error:
+        _log.error("a message of type %s failed: %s", message.metadata.message_type, error)
+        reply = _refuse(node, message, f"{node.name} cannot answer now; its operator sees why")
     except Exception as error:  # noqa: BLE001 - past this line the text would leave the node
         # Only the kind of the error: its text could quote a customer, also in our own log.
         kind = type(error).__name__

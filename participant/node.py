@@ -265,8 +265,11 @@ class Node:
 
     def charge(
         self, key: ReleaseKey, *, purpose: Purpose, release: GaussianRelease, digest: bytes
-    ) -> None:
+    ) -> int:
         """Charge a release to its purpose and bind the charge to the audit log, both durably.
+
+        Returns:
+            The entry of the log that says so.
 
         Raises:
             BudgetExhausted: the purpose has too little budget left.
@@ -274,7 +277,7 @@ class Node:
         """
         self.ledger.reserve(key, purpose=purpose.value, release=release, request_digest=digest)
         budget = self.config.budgets[purpose]
-        self.record(
+        return self.record(
             "budget.charged",
             purpose=purpose.value,
             run=key.run,
@@ -297,6 +300,10 @@ class Node:
             raise PlanError(f"plan {plan.name!r} names other keys than {self.name} has pinned")
         if plan.code_digest != code_digest():
             raise PlanError(f"plan {plan.name!r} is for other code than {self.name} runs")
+        if policy_digest(self.config.profile) not in plan.policies:
+            raise PlanError(
+                f"plan {plan.name!r} names other consent rules than {self.name} follows"
+            )
         if plan.cohort_floor < self.config.cohort_floor:
             raise PlanError(
                 f"the floor of {self.name} is {self.config.cohort_floor} brands, plan "
@@ -346,9 +353,9 @@ class Node:
             )
         return self._table
 
-    def record(self, event: str, **fields: JsonValue) -> None:
-        """Append an open event to the audit log, at this moment."""
-        self.log.append({"type": event, "v": 1, "at": self.clock(), **fields})
+    def record(self, event: str, **fields: JsonValue) -> int:
+        """Append an open event to the audit log, at this moment; return its entry's index."""
+        return self.log.append({"type": event, "v": 1, "at": self.clock(), **fields})
 
     def save_model(self, plan_digest: str, parameters: Mapping[str, NDArray[np.float64]]) -> Path:
         """Keep a received model as `models/<plan>.npz`."""

@@ -5,17 +5,20 @@ request says is never believed: the plan that this node signed decides. A plan i
 run, and the run has the plan's digest for a name.
 """
 
+import dataclasses
 import hashlib
+import struct
 from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consent import PermittedView, Refused, Use, UseKind
+from consent import PermittedView, Refused, Use, UseKind, verify_log_signature
 from models.churn import ChurnLogistic, ChurnRows
 from models.exchange import (
     CONTRIBUTION_CONTEXT,
     Delivery,
+    Evidence,
     ReadyRequest,
     Reply,
     RoundRequest,
@@ -29,7 +32,8 @@ from participant.features import FEATURES
 from participant.node import Node
 from privacy import NoiseSource, ReleaseKey, Session, SumRefused, discrete_gaussian, share_std
 
-_PERMIT_CHARS = 32  # A stored answer is the permit's id, then the masked bytes.
+# A stored answer is the log's entries of its permit and its charge, then the masked bytes.
+_ENTRIES = struct.Struct(">QQ")
 _VIEWS = 3  # How often a round is begun again because somebody withdrew meanwhile.
 
 
@@ -76,10 +80,11 @@ def answer(node: Node, request: RoundRequest) -> Reply:
     stored = _stored(node, key, request)
     if stored is None:
         stored = _fresh(node, plan, request, session=session, key=key)
-    permit, masked = stored[:_PERMIT_CHARS].decode(), stored[_PERMIT_CHARS:]
-    node.record(
+    permit, charge = _ENTRIES.unpack_from(stored)
+    masked = stored[_ENTRIES.size :]
+    release = node.record(
         "release.sent",
-        permit=permit,
+        permit=str(node.log.entry(permit).value["permit"]),
         run=plan.digest,
         round=request.round,
         attempt=request.attempt,
@@ -88,7 +93,11 @@ def answer(node: Node, request: RoundRequest) -> Reply:
         sha256=hashlib.sha256(masked).hexdigest(),
     )
     signature = node.identity.sign(CONTRIBUTION_CONTEXT, Reply.signed_bytes(request.digest, masked))
-    return _reply(node, request.witnessed, masked=masked, signature=signature)
+    return dataclasses.replace(
+        _reply(node, request.witnessed, evidence=(permit, charge, release)),
+        masked=masked,
+        signature=signature,
+    )
 
 
 def receive(node: Node, delivery: Delivery) -> Reply:
@@ -180,7 +189,7 @@ def _fresh(
         recipients=plan.recipients,
     )
     view = node.gate.open(plan.purpose, node.table.subjects, use=use, at=node.clock())
-    node.charge(
+    charge = node.charge(
         key,
         purpose=plan.purpose,
         release=query.release(shares=len(plan.members)),
@@ -200,7 +209,7 @@ def _fresh(
     )
     most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
     masked = node.party.mask(session, values + noise, max_abs=most)
-    stored = view.permit.permit_id.encode() + masked
+    stored = _ENTRIES.pack(view.permit.index, charge) + masked
     node.ledger.commit(key, stored)
     return stored
 
@@ -245,15 +254,20 @@ def _accept_witnessed(node: Node, witnessed: Witnessed) -> None:
         node.log.accept_cosigned(witnessed.note, node.trust_policy)
 
 
-def _reply(
-    node: Node, witnessed: Witnessed, *, masked: bytes = b"", signature: bytes = b""
-) -> Reply:
+def _reply(node: Node, witnessed: Witnessed, *, evidence: tuple[int, ...] = ()) -> Reply:
     checkpoint = node.log.checkpoint()
-    proof = node.log.consistency_proof(witnessed.tree_size) if witnessed.tree_size else []
+    size = verify_log_signature(checkpoint, node.identity.public).tree_size
+    proof = node.log.consistency_proof(witnessed.tree_size, size) if witnessed.tree_size else []
     return Reply(
         name=node.name,
         checkpoint=checkpoint,
         proof=tuple(proof),
-        masked=masked,
-        signature=signature,
+        evidence=tuple(
+            Evidence(
+                leaf=node.log.entry(index).leaf,
+                index=index,
+                proof=tuple(node.log.inclusion_proof(index, size)),
+            )
+            for index in evidence
+        ),
     )

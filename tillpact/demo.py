@@ -25,6 +25,7 @@ from consent import (
     TrustPolicy,
     UseKind,
     Verdict,
+    policy_digest,
     verify_published,
 )
 from coordinator.host import Host
@@ -204,6 +205,7 @@ class Consortium:
             ring_bits=32,
             recipients=tuple(node.name for node in self.joining),
             code_digest=code_digest(),
+            policies=(policy_digest(Profile.EU_GDPR),),
             expires_at=system_clock() + 7 * _DAY_MS,
         )
 

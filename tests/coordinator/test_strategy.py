@@ -159,6 +159,22 @@ def test_below_the_floor_a_run_fails_with_the_reasons(federation: Federation) ->
     assert set(epsilons(federation).values()) == {0.0}
 
 
+def test_a_run_that_falls_below_the_floor_ends_there(federation: Federation) -> None:
+    plan = federation.plan()
+
+    def leave(_: RoundRecord) -> None:
+        for name in ("cedar", "dune"):
+            federation.nodes[name].clock = lambda: plan.expires_at
+
+    run = federation.train(plan, on_round=leave)
+
+    assert (run.status, len(run.rounds)) == (RunStatus.FAILED, 1)
+    assert run.reason == (
+        "2 brands are left, the floor is 3 (cedar: plan 'spring' has expired; "
+        "dune: plan 'spring' has expired)"
+    )
+
+
 def test_a_run_that_finds_no_full_cohort_in_its_attempts_fails(federation: Federation) -> None:
     plan = federation.plan(attempts=1)
     dune = federation.nodes["dune"]
@@ -233,10 +249,10 @@ def test_a_member_that_is_not_enrolled_is_dropped(federation: Federation) -> Non
     }
 
 
-def test_a_truncated_contribution_fails_the_run_and_names_the_brand(
+def test_a_contribution_that_was_changed_after_it_was_logged_is_dropped(
     federation: Federation,
 ) -> None:
-    """Its own key signed it, so that the brand itself is at fault."""
+    """Its own key signed it, but its own log has another."""
     identity = federation.nodes["dune"].identity
 
     def cut(name: str, message: Message, got: Message) -> Message:
@@ -249,6 +265,23 @@ def test_a_truncated_contribution_fails_the_run_and_names_the_brand(
         return got
 
     run = federation.train(federation.plan(), grid=Wire(federation.nodes, change=cut))
+
+    assert run.status is RunStatus.COMPLETED
+    assert run.refusals["dune"] == (
+        "its answer cannot be trusted: its release is of another contribution"
+    )
+    assert all("dune" not in record.cohort for record in run.rounds)
+
+
+def test_a_truncated_contribution_fails_the_run_and_names_the_brand(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The brand itself logged and signed it, so that nothing but the sum can tell."""
+    party = federation.nodes["dune"].party
+    whole = party.mask
+    monkeypatch.setattr(party, "mask", lambda *args, **more: whole(*args, **more)[:-8])
+
+    run = federation.train(federation.plan())
 
     assert run.status is RunStatus.FAILED
     assert run.reason.startswith("round 1 does not add up: the contribution of dune must have ")

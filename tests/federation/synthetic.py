@@ -11,7 +11,16 @@ import pandas as pd
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from consent import ConsentChoice, Notice, Profile, Purpose, Tier, TrustPolicy, preset
+from consent import (
+    ConsentChoice,
+    Notice,
+    Profile,
+    Purpose,
+    Tier,
+    TrustPolicy,
+    policy_digest,
+    preset,
+)
 from coordinator.host import Host
 from coordinator.loopback import LoopbackGrid
 from coordinator.rounds import RoundRecord, Run
@@ -180,7 +189,7 @@ class Federation:
     ) -> "Federation":
         """New nodes that have pinned each other; all but three customers of each agree."""
         clock = Clock()
-        host = Host.create(folder / "coordinator", name="coordinator")
+        host = Host.create(folder / "coordinator", name="coordinator", clock=clock)
         write_products(folder / "products.csv")
         nodes = {}
         for seed, name in enumerate(names):
@@ -198,7 +207,7 @@ class Federation:
     def open(cls, folder: Path, *, budget: Budget = NODE_BUDGET) -> "Federation":
         """The federation that `create` made, after everything was closed or killed."""
         clock = Clock()
-        host = Host(folder / "coordinator")
+        host = Host(folder / "coordinator", clock=clock)
         nodes = {
             card.name: Node.open(
                 config_of(card.name, folder, budgets={PURPOSE: budget}), clock=clock
@@ -240,6 +249,7 @@ class Federation:
             ring_bits=32,
             recipients=tuple(sorted(self.nodes)),
             code_digest=code_digest(),
+            policies=(policy_digest(Profile.EU_GDPR),),
             expires_at=self.clock() + DAY_MS,
         )
         return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]

@@ -73,6 +73,7 @@ plans = st.builds(
     ring_bits=st.sampled_from([32, 64]),
     recipients=st.lists(st.sampled_from(NAMES)).map(tuple),
     code_digest=digests,
+    policies=digests.map(lambda digest: (digest,)),
     expires_at=st.integers(-(2**53) + 1, 2**53 - 1),
 )
 
@@ -99,6 +100,7 @@ def churn_plan(**changes: Any) -> Plan:  # noqa: ANN401 - fields are of several 
         "ring_bits": 32,
         "recipients": NAMES[:4],
         "code_digest": "0" * 64,
+        "policies": ("0" * 64,),
         "expires_at": 1_795_293_098_800,
     }
     return Plan(**fields | changes)

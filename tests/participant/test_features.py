@@ -14,9 +14,11 @@ DAY = 15_000
 HORIZON = 60
 PEOPLE = 5
 
+EDGES = [DAY - 366, DAY - 365, DAY - 90, DAY - 1, DAY, DAY + 1, DAY + HORIZON - 1, DAY + HORIZON]
+
 order = st.tuples(
     st.integers(0, PEOPLE - 1),
-    st.integers(DAY - 800, DAY + 200),
+    st.integers(DAY - 800, DAY + 200) | st.sampled_from(EDGES),
     st.floats(0, 1e6),
     st.integers(1, 300),
     st.integers(0, 10_000),
@@ -58,7 +60,7 @@ def test_all_features_are_in_the_unit_interval(rows: list[tuple[Any, ...]]) -> N
 def test_what_comes_later_changes_labels_and_no_feature(
     rows: list[tuple[Any, ...]], more: list[tuple[Any, ...]]
 ) -> None:
-    later = [(who, DAY + abs(day) % 300, *rest) for who, day, *rest in more]
+    later = [(who, max(day, DAY), *rest) for who, day, *rest in more]
     known = [row for row in rows if row[1] < DAY]
 
     alone, together = described(known), described(known + later)

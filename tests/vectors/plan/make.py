@@ -58,6 +58,7 @@ def plan() -> Plan:
         ring_bits=32,
         recipients=MEMBERS,
         code_digest=hashlib.sha256(b"code").hexdigest(),
+        policies=(hashlib.sha256(b"policy").hexdigest(),),
         expires_at=1_795_293_098_800,
     )
 
