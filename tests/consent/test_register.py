@@ -321,9 +321,7 @@ def test_an_erased_person_is_denied_and_their_acts_never_open(register: Register
 def test_a_permission_written_past_the_log_is_noticed(register: Register, log: Log) -> None:
     register.record_many([_choice(given=frozenset({Purpose.CONTACT}))], at=10)
     with log.transaction() as transaction:
-        transaction.connection.execute(
-            "UPDATE consent_standing SET purpose = 'federated_training', until = 9999"
-        )
+        transaction.connection.execute("UPDATE consent_standing SET bit = 6, until = 9999")
     forged = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
 
     with pytest.raises(LogError, match="are not what its log adds up to, first for contact"):
