@@ -216,6 +216,7 @@ class Register(RegisterReader):
             for statement in _TABLES:
                 transaction.connection.execute(statement)
         super().__init__(log, pseudonym_key=pseudonym_key, profile=profile)
+        self._terms = {purpose: rules.terms for purpose, rules in self._ladder.rules.items()}
 
     @staticmethod
     def open_readonly(
@@ -328,7 +329,7 @@ class Register(RegisterReader):
                 at=at,
                 more={
                     "purposes": _names(asked),
-                    "terms": {str(p): self._ladder.rules[p].terms for p in asked},
+                    "terms": {str(p): self._terms[p] for p in asked},
                     "notice": _format_notice(notice),
                     "channel": channel,
                 },
@@ -549,7 +550,7 @@ class Register(RegisterReader):
         self, transaction: LogTransaction, choice: ConsentChoice, kind: str, *, at: int
     ) -> ConsentRecord:
         record_id, ref = secrets.token_hex(16), self.subject_ref(choice.subject_id)
-        terms = {purpose: self._ladder.rules[purpose].terms for purpose in sorted(choice.given)}
+        terms = {purpose: self._terms[purpose] for purpose in sorted(choice.given)}
         more: dict[str, JsonValue] = {
             "record": record_id,
             "given": _names(choice.given),
