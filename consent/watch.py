@@ -65,7 +65,8 @@ class Watch:
         """
         if not self._poll_at - POLL_MS <= at < self._poll_at:
             at = self._refresh(at)
-            self._poll_at = at + POLL_MS
+            limit = (self._register.refreshed_at or 0) + self._max_staleness_ms
+            self._poll_at = min(at + POLL_MS, limit)
         return self._register.is_permitted(row, purpose, at=at)
 
     def _refresh(self, at: int) -> int:
