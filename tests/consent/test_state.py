@@ -78,6 +78,12 @@ def test_a_question_about_the_past_is_answered_as_it_would_have_been() -> None:
     assert answers == again == aligned == [True, False, True, False, True, True, False, False]
 
 
+def test_an_act_of_the_future_has_effect_when_its_time_comes() -> None:
+    state = state_of((0, Purpose.CONTACT, CONTACT))
+
+    assert [state.is_permitted(0, Purpose.CONTACT, at=at) for at in (5, 6)] == [False, True]
+
+
 def test_expiries_of_a_later_day_are_not_forgotten() -> None:
     day = 86_400_000
     state = ConsentState(EU)
