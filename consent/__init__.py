@@ -10,30 +10,42 @@ from consent.checkpoint import (
     verify_log_signature,
 )
 from consent.event import Event, LogError
-from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind
+from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
 from consent.log import Entry, Log, LogTransaction
 from consent.merkle import ProofError, verify_consistency, verify_inclusion
 from consent.note import NoteError
 from consent.purpose import (
     TERMS,
+    AgeBand,
+    Basis,
+    Ladder,
+    LadderError,
     Profile,
     Purpose,
+    PurposeRules,
     PurposeTerms,
     Tier,
     is_separate,
+    ladder_of,
+    load_ladder,
+    parse_ladder,
     policy_digest,
     preset,
 )
-from consent.register import ConsentChoice, ConsentRecord, Notice, Register
+from consent.reader import RegisterReader
+from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
-from consent.state import Standing, Status
+from consent.state import Person, Standing, Status
 from consent.trust import Group, TrustPolicy
 from consent.verify import Verdict, verify_published
 from consent.witness import EquivocationError, Witness, verify_equivocation
 
 __all__ = [
     "TERMS",
+    "AgeBand",
+    "AskedTooSoon",
+    "Basis",
     "CanonicalError",
     "Checkpoint",
     "ConsentChoice",
@@ -46,6 +58,8 @@ __all__ = [
     "Identity",
     "IdentityError",
     "JsonValue",
+    "Ladder",
+    "LadderError",
     "Log",
     "LogError",
     "LogTransaction",
@@ -53,13 +67,16 @@ __all__ = [
     "Notice",
     "Permit",
     "PermittedView",
+    "Person",
     "Profile",
     "ProofError",
     "PublicIdentity",
     "Purpose",
+    "PurposeRules",
     "PurposeTerms",
     "Refused",
     "Register",
+    "RegisterReader",
     "SealError",
     "SignatureError",
     "Standing",
@@ -71,11 +88,16 @@ __all__ = [
     "UseKind",
     "Verdict",
     "VerifiedCheckpoint",
+    "Watch",
     "Witness",
     "cosign",
     "format_canonical",
     "is_separate",
+    "ladder_of",
+    "load_ladder",
+    "narrow",
     "parse_canonical",
+    "parse_ladder",
     "policy_digest",
     "preset",
     "sign_checkpoint",

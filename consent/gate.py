@@ -15,30 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consent.canonical import JsonValue
-from consent.event import LogError
+from consent.event import LogError, is_count
+from consent.ladder import Purpose
 from consent.log import Log
-from consent.purpose import Purpose
 from consent.register import Register
+from consent.watch import Refused, Watch
+
+__all__ = ["Gate", "Permit", "PermittedView", "Refused", "Use", "UseKind", "Watch", "narrow"]
 
 _FLOOR = 64
+MAX_STALENESS_MS = 300_000
 _ISSUED = object()
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS permit_members (permit TEXT PRIMARY KEY, idx INTEGER NOT NULL,"
     " salt BLOB NOT NULL, members BLOB NOT NULL, valid_until INTEGER NOT NULL) WITHOUT ROWID"
 )
 _log = logging.getLogger(__name__)
-
-
-class Refused(Exception):  # noqa: N818 - an answer, named for the answer
-    """Data was not opened.
-
-    Attributes:
-        reason: Why, in words; never holds anything about a person.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class UseKind(StrEnum):
@@ -140,17 +132,57 @@ class PermittedView:
     Attributes:
         permit: The permission, already in the log.
         mask: One bool for each subject id that was asked for, in their order; read-only.
+        rows: Row of each in the register, -1 for an unknown one; read-only.
     """
 
     permit: Permit
     mask: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+
+
+def narrow(
+    view: PermittedView, positions: NDArray[np.int64] | slice, *, watch: Watch, at: int
+) -> NDArray[np.bool_]:
+    """Tell who of a batch may still be used: in the view, and permitted at this moment.
+
+    Args:
+        view: What a gate handed out.
+        positions: The batch, as positions in the view.
+        watch: The consent state of this process.
+        at: Epoch milliseconds.
+
+    Returns:
+        A new mask, one bool for each position.
+
+    Raises:
+        Refused: The state is too old and cannot be renewed, or the clock went back.
+    """
+    mask = watch.permitted(view.rows[positions], view.permit.purpose, at=at)
+    mask &= view.mask[positions]
+    return mask
 
 
 class Gate:
     """The one door to customer rows of a node."""
 
-    def __init__(self, register: Register, log: Log, *, policy_digest: str) -> None:
-        """Stand before a register; its permits go to the log."""
+    def __init__(
+        self,
+        register: Register,
+        log: Log,
+        *,
+        policy_digest: str,
+        max_staleness_ms: int = MAX_STALENESS_MS,
+    ) -> None:
+        """Stand before a register; its permits go to the log.
+
+        Args:
+            register: Who agreed to what.
+            log: Where permits and refusals go.
+            policy_digest: The policy in force, as permits name it.
+            max_staleness_ms: Age of the consent state from which all is denied when it cannot
+                be renewed, in milliseconds.
+        """
+        self._watch = Watch(register, max_staleness_ms=max_staleness_ms)
         self._register = register
         self._log = log
         self._policy_digest = policy_digest
@@ -185,6 +217,37 @@ class Gate:
                 f"{reason}: {error}" if isinstance(error, LogError) else reason
             ) from error
 
+    @property
+    def refreshed_at(self) -> int | None:
+        """Return the latest time at which the consent state was compared with the tables."""
+        return self._watch.refreshed_at
+
+    def batch(
+        self, view: PermittedView, positions: NDArray[np.int64] | slice, *, at: int
+    ) -> NDArray[np.bool_]:
+        """Tell who of a batch may still be used; to be called before each batch.
+
+        Args:
+            view: What this gate handed out.
+            positions: The batch, as positions in the view.
+            at: Epoch milliseconds.
+
+        Returns:
+            A new mask, one bool for each position; never more than the view permits.
+
+        Raises:
+            Refused: The state is too old and cannot be renewed, or the clock went back.
+        """
+        return narrow(view, positions, watch=self._watch, at=at)
+
+    def is_permitted(self, row: int, purpose: Purpose, *, at: int) -> bool:
+        """Tell for one row of the register whether it may be used now, for a single score.
+
+        Raises:
+            Refused: The state is too old and cannot be renewed, or the clock went back.
+        """
+        return self._watch.is_permitted(row, purpose, at=at)
+
     def verify_permit(self, permit: Permit) -> None:
         """Raise `Refused` unless this gate's log issued exactly this permit."""
         if self._find(permit.permit_id) != permit:
@@ -197,12 +260,14 @@ class Gate:
 
     def uses_of(self, subject_id: str) -> list[Permit]:
         """Return every permit that included a person, oldest first."""
-        row = int(self._register.rows([subject_id])[0])
-        if row < 0:
-            return []
+        rows = self._register.rows_of(subject_id)
         with self._log.reading() as connection:
-            rows = connection.execute("SELECT permit, members FROM permit_members ORDER BY idx")
-            used = [str(permit) for permit, members in rows if _holds(members, row)]
+            permits = connection.execute("SELECT permit, members FROM permit_members ORDER BY idx")
+            used = [
+                str(permit)
+                for permit, members in permits
+                if any(_holds(members, row) for row in rows)
+            ]
         return [self._find(permit) for permit in used]
 
     def _issue(
@@ -210,9 +275,11 @@ class Gate:
     ) -> PermittedView:
         if not isinstance(purpose, Purpose):
             raise Refused("the purpose is not one that people were asked about")
+        if not is_count(at):
+            raise Refused("the time of a use must be epoch milliseconds")
         with self._log.transaction() as transaction:
             rows = self._register.rows(subject_ids)
-            mask = self._register.permitted(rows, purpose, at=at)
+            mask = self._watch.permitted(rows, purpose, at=at)
             if not mask.any():
                 raise Refused(f"nobody of the people asked for has agreed to {purpose}")
             members, salt = _pack(rows[mask]), secrets.token_bytes(32)
@@ -236,8 +303,8 @@ class Gate:
                 "INSERT INTO permit_members VALUES (?, ?, ?, ?, ?)",
                 (permit_id, index, salt, members, valid_until),
             )
-        mask.flags.writeable = False
-        return PermittedView(_permit(event, index=index, valid_until=valid_until), mask)
+        mask.flags.writeable = rows.flags.writeable = False
+        return PermittedView(_permit(event, index=index, valid_until=valid_until), mask, rows)
 
     def _deny(self, purpose: Purpose, reason: str, *, use: Use, at: int) -> None:
         name = str(purpose) if isinstance(purpose, Purpose) else "unknown"

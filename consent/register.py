@@ -1,43 +1,101 @@
-"""Remember who agreed to what, and answer for any list of people who may be used for what.
+"""Remember who agreed to what, refused, objected, or took it back.
 
 Every act is a sealed entry of the log; the tables here are derived from those entries and
-change in the same durable commit. Subject ids are turned into keyed pseudonyms at the door and
-are stored nowhere. Times are passed in and never read from a clock.
+change in the same durable commit. Times are passed in and never read from a clock. What the
+tables answer is in `reader`, what an event does to a person in `fold`.
 """
 
-import hmac
+import contextlib
+import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from consent.canonical import JsonValue
 from consent.event import LogError
+from consent.fold import (
+    AGE,
+    CONFIRMED,
+    GUARDIAN,
+    INVALIDATED,
+    MERGED,
+    OBJECTED,
+    OBJECTION_CLEARED,
+    RECORDED,
+    RENEWED,
+    REQUESTED,
+    RESTRICTED,
+    RESTRICTION_CLEARED,
+    WITHDRAWN,
+    Change,
+    Standing,
+    Status,
+)
+from consent.ladder import AgeBand, Ladder, Profile, Purpose, Tier
 from consent.log import Log, LogTransaction
-from consent.purpose import Profile, Purpose, Tier
+from consent.reader import EVERYBODY, RegisterReader
 from consent.sealed import SealError, SubjectRef
-from consent.state import RECORDED, WITHDRAWN, ConsentState, Standing, Status
+from consent.state import ConsentState
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["ConsentChoice", "ConsentRecord", "Notice", "Register", "Standing", "Status"]
+__all__ = [
+    "AskedTooSoon",
+    "ConsentChoice",
+    "ConsentRecord",
+    "Notice",
+    "Register",
+    "Standing",
+    "Status",
+]
+
+NOTICE_PUBLISHED = "notice.published"
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS consent_subject
-    (row_no INTEGER PRIMARY KEY, subject_ref TEXT UNIQUE)""",
+    (row_no INTEGER PRIMARY KEY, objected INTEGER NOT NULL, restricted INTEGER NOT NULL,
+    age TEXT, guardian INTEGER NOT NULL, merged_into INTEGER)""",
+    """CREATE INDEX IF NOT EXISTS consent_merged ON consent_subject (merged_into)
+    WHERE merged_into IS NOT NULL""",
+    """CREATE TABLE IF NOT EXISTS consent_ref
+    (subject_ref TEXT PRIMARY KEY, row_no INTEGER NOT NULL) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS consent_ref_row ON consent_ref (row_no)",
     """CREATE TABLE IF NOT EXISTS consent_standing
-    (row_no INTEGER NOT NULL, purpose TEXT NOT NULL, status TEXT NOT NULL,
+    (row_no INTEGER NOT NULL, bit INTEGER NOT NULL, status INTEGER NOT NULL,
     said_at INTEGER NOT NULL, effective_at INTEGER NOT NULL, until INTEGER NOT NULL,
-    separate INTEGER NOT NULL, PRIMARY KEY (row_no, purpose)) WITHOUT ROWID""",
+    separate INTEGER NOT NULL, terms INTEGER NOT NULL, asked_at INTEGER NOT NULL,
+    PRIMARY KEY (row_no, bit)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS consent_terms (id INTEGER PRIMARY KEY, lines TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS consent_notice
+    (notice_id TEXT PRIMARY KEY, oldest INTEGER NOT NULL) WITHOUT ROWID""",
+    # Which row each act changed, and a random token, so that a process that kept the state in
+    # memory reads again only what is new, and notices when its memory was never committed.
+    """CREATE TABLE IF NOT EXISTS consent_change
+    (seq INTEGER PRIMARY KEY, token INTEGER NOT NULL, row_no INTEGER NOT NULL,
+    renamed INTEGER NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS consent_seq
     (one INTEGER PRIMARY KEY CHECK (one = 1), state_seq INTEGER NOT NULL,
-    narrowed_seq INTEGER NOT NULL)""",
-    "INSERT OR IGNORE INTO consent_seq VALUES (1, 0, 0)",
+    narrowed_seq INTEGER NOT NULL, token INTEGER NOT NULL)""",
+    "INSERT OR IGNORE INTO consent_seq VALUES (1, 0, 0, 0)",
 )
+
+
+class AskedTooSoon(Exception):  # noqa: N818 - an answer, named for the answer
+    """A person said no and must not be asked again yet; nothing was recorded.
+
+    Attributes:
+        purpose: What they would have been asked for.
+    """
+
+    def __init__(self, purpose: Purpose, *, days: int) -> None:
+        super().__init__(
+            f"a person who said no to {purpose} must not be asked again for {days} days; "
+            "nothing was recorded"
+        )
+        self.purpose = purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +135,7 @@ class ConsentChoice:
         until: When it expires, epoch milliseconds.
         tier: Preset that was shown; information, never a permission.
         separate: Whether the act asked for one purpose and nothing else.
+        age: Age band that was told with it; None leaves what is known.
     """
 
     subject_id: str
@@ -88,6 +147,7 @@ class ConsentChoice:
     until: int
     tier: Tier | None = None
     separate: bool = False
+    age: AgeBand | None = None
 
     def __post_init__(self) -> None:
         if self.given & self.refused:
@@ -115,6 +175,8 @@ class ConsentRecord:
         until: When it expires.
         tier: Preset that was shown; information, never a permission.
         separate: Whether the act asked for one purpose and nothing else.
+        terms: Digest of the terms of each purpose agreed to.
+        age: Age band that was told with it.
         index: Entry of the log that commits to the record.
     """
 
@@ -130,58 +192,47 @@ class ConsentRecord:
     until: int
     tier: Tier | None
     separate: bool
+    terms: Mapping[Purpose, str]
+    age: AgeBand | None
     index: int
 
 
-class Register:
-    """The consent register of one node."""
+class Register(RegisterReader):
+    """The consent register of one node, to be asked and to be written."""
 
-    def __init__(self, log: Log, *, pseudonym_key: bytes, profile: Profile) -> None:
+    def __init__(self, log: Log, *, pseudonym_key: bytes, profile: Profile | Ladder) -> None:
         """Read the register's tables in the log's database, or make them.
 
         Args:
             log: The node's log, open for writing.
             pseudonym_key: At least 32 secret bytes; with another key nobody is known.
-            profile: The law the node follows.
+            profile: The law the node follows, or a profile file that was read.
 
         Raises:
             LogError: The log is closed or cannot be read.
         """
-        if len(pseudonym_key) < 32:
-            raise ValueError(f"a pseudonym key must have 32 bytes, got {len(pseudonym_key)}")
         self._log = log
-        self._key = pseudonym_key
-        self._profile = profile
-        self._state, self._rows = ConsentState(), dict[str, int]()
-        self._next_row, self._seq, self._narrowed = 0, -1, 0
         with log.transaction() as transaction:
             for statement in _TABLES:
                 transaction.connection.execute(statement)
-        self._refresh()
+        super().__init__(log, pseudonym_key=pseudonym_key, profile=profile)
+        self._terms = {purpose: rules.terms for purpose, rules in self._ladder.rules.items()}
 
-    @property
-    def profile(self) -> Profile:
-        """Return the law the node follows."""
-        return self._profile
+    @staticmethod
+    def open_readonly(
+        folder: Path, *, pseudonym_key: bytes, profile: Profile | Ladder
+    ) -> RegisterReader:
+        """Open the register of a log that another process writes, to ask and never to write.
 
-    @property
-    def state_seq(self) -> int:
-        """Return the number of acts so far; any act makes it grow."""
-        self._refresh()
-        return self._seq
+        Args:
+            folder: The folder of the log.
+            pseudonym_key: As the writer has it.
+            profile: As the writer has it.
 
-    @property
-    def narrowed_seq(self) -> int:
-        """Return the `state_seq` of the last act that took back or replaced something given."""
-        self._refresh()
-        return self._narrowed
-
-    def subject_ref(self, subject_id: str) -> SubjectRef:
-        """Return the pseudonym of a person: HMAC-SHA256 of the id under the node's key."""
-        if not isinstance(subject_id, str) or not subject_id:
-            raise ValueError("a subject id must be a non-empty string")
-        message = b"subject\0" + subject_id.encode()
-        return SubjectRef(hmac.digest(self._key, message, "sha256").hex())
+        Raises:
+            LogError: The folder holds no log with a register, or it cannot be read.
+        """
+        return RegisterReader.open_folder(folder, pseudonym_key=pseudonym_key, profile=profile)
 
     def record(
         self,
@@ -196,6 +247,7 @@ class Register:
         until: int,
         tier: Tier | None = None,
         separate: bool = False,
+        age: AgeBand | None = None,
     ) -> ConsentRecord:
         """Record one act durably; the arguments are those of `ConsentChoice`."""
         choice = ConsentChoice(
@@ -208,6 +260,7 @@ class Register:
             until=until,
             tier=tier,
             separate=separate,
+            age=age,
         )
         return self.record_many([choice], at=at)[0]
 
@@ -226,7 +279,65 @@ class Register:
         if any(choice.expressed_at > at for choice in chosen):
             raise ValueError("an act must not be recorded before it was expressed")
         with self._log.transaction() as transaction:
-            return [self._record(transaction, choice, at=at) for choice in chosen]
+            return [self._record(transaction, choice, RECORDED, at=at) for choice in chosen]
+
+    def renew(self, choice: ConsentChoice, *, at: int) -> ConsentRecord:
+        """Record that a person agreed again, on the notice and the terms of today.
+
+        Raises:
+            ValueError: Something was not agreed to before, or the act is of the future; nothing
+                was recorded.
+            LogError: The log cannot be written; nothing was recorded.
+        """
+        known = self.state(choice.subject_id)
+        agreed = {Status.GIVEN, Status.CONFIRMED}
+        new = [p for p in choice.given if p not in known or known[p].status not in agreed]
+        if new or not choice.given or choice.refused:
+            raise ValueError("a renewal must be about purposes that were agreed to, and no others")
+        if choice.expressed_at > at:
+            raise ValueError("an act must not be recorded before it was expressed")
+        with self._log.transaction() as transaction:
+            return self._record(transaction, choice, RENEWED, at=at)
+
+    def request(
+        self,
+        subject_id: str,
+        purposes: Iterable[Purpose],
+        *,
+        notice: Notice,
+        channel: str,
+        at: int,
+    ) -> int:
+        """Record that a person was asked and shown a notice, and return the log's entry.
+
+        It is no consent. A purpose that rests on a legitimate interest has effect from here on,
+        because the person was told.
+
+        Raises:
+            AskedTooSoon: They said no lately; nothing was recorded, and they must not be asked.
+            LogError: The log cannot be written; nothing was recorded.
+        """
+        asked = _some(purposes)
+        with self._log.transaction() as transaction:
+            for purpose in asked:
+                if not self.may_ask(subject_id, purpose, at=at):
+                    raise AskedTooSoon(purpose, days=self._ladder.no_asking_days)
+            return self._tell(
+                transaction,
+                subject_id,
+                REQUESTED,
+                at=at,
+                more={
+                    "purposes": _names(asked),
+                    "terms": {str(p): self._terms[p] for p in asked},
+                    "notice": _format_notice(notice),
+                    "channel": channel,
+                },
+            )
+
+    def confirm(self, subject_id: str, purposes: Iterable[Purpose], *, at: int) -> int:
+        """Record that a person confirmed what they gave, and return the log's entry."""
+        return self._about(subject_id, CONFIRMED, purposes, at=at)
 
     def withdraw(
         self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int
@@ -238,75 +349,161 @@ class Register:
         Raises:
             LogError: The log cannot be written; nothing was withdrawn.
         """
-        taken = sorted(Purpose if purposes is None else set(purposes))
-        event: dict[str, JsonValue] = {
-            "type": WITHDRAWN,
-            "v": 1,
-            "at": at,
-            "subject": self.subject_ref(subject_id),
-            "purposes": [str(purpose) for purpose in taken],
-        }
+        return self._about(subject_id, WITHDRAWN, purposes, at=at)
+
+    def invalidate(
+        self, subject_id: str, purposes: Iterable[Purpose], *, reason: str, at: int
+    ) -> int:
+        """Take a consent out of force that the brand or an authority found to be none."""
         with self._log.transaction() as transaction:
-            return self._append(transaction, self.subject_ref(subject_id), event)
+            more: dict[str, JsonValue] = {"purposes": _names(_some(purposes)), "reason": reason}
+            return self._tell(transaction, subject_id, INVALIDATED, at=at, more=more)
+
+    def set_objection(
+        self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int
+    ) -> int:
+        """Record an objection; it wins over every consent until it is cleared."""
+        return self._about(subject_id, OBJECTED, purposes, at=at)
+
+    def clear_objection(
+        self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int
+    ) -> int:
+        """Record that a person takes an objection back; what they agreed to counts again."""
+        return self._about(subject_id, OBJECTION_CLEARED, purposes, at=at)
+
+    def set_restriction(
+        self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int
+    ) -> int:
+        """Record that processing is restricted; it wins over every consent until cleared."""
+        return self._about(subject_id, RESTRICTED, purposes, at=at)
+
+    def clear_restriction(
+        self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int
+    ) -> int:
+        """Record that a restriction ended."""
+        return self._about(subject_id, RESTRICTION_CLEARED, purposes, at=at)
+
+    def record_age(self, subject_id: str, age: AgeBand, *, at: int) -> int:
+        """Record how old a person is; a minor needs a verified guardian for everything."""
+        with self._log.transaction() as transaction:
+            return self._tell(transaction, subject_id, AGE, at=at, more={"age": str(age)})
+
+    def record_guardian(self, subject_id: str, *, reference: str, at: int) -> int:
+        """Record that the guardian of a minor was verified.
+
+        Args:
+            subject_id: The minor.
+            reference: Where the verification is filed; never a name.
+            at: Epoch milliseconds.
+        """
+        with self._log.transaction() as transaction:
+            more: dict[str, JsonValue] = {"reference": reference}
+            return self._tell(transaction, subject_id, GUARDIAN, at=at, more=more)
+
+    def merge(self, subject_id: str, other_id: str, *, at: int) -> int:
+        """Record that two ids are one person, for good, and return the log's entry.
+
+        What both agreed to stays agreed, any objection or restriction of one is of both, and
+        from now on either id means the same person.
+
+        Raises:
+            ValueError: They are one person already; nothing was recorded.
+            LogError: The log cannot be written; nothing was merged.
+        """
+        ref, other_ref = self.subject_ref(subject_id), self.subject_ref(other_id)
+        with self._log.transaction() as transaction, self._changing():
+            row = self._row(transaction.connection, ref)
+            other = self._row(transaction.connection, other_ref)
+            if row == other:
+                raise ValueError("the two ids mean one person already; nothing was merged")
+            event: dict[str, JsonValue] = {
+                "type": MERGED,
+                "v": 1,
+                "at": at,
+                "subject": ref,
+                "other": other_ref,
+            }
+            index = transaction.append_sealed(ref, event)
+            known = len(self._state.lines)
+            change = self._state.apply(row, event, other=other)
+            connection = transaction.connection
+            connection.execute("DELETE FROM consent_standing WHERE row_no = ?", (other,))
+            connection.execute(
+                "UPDATE consent_subject SET merged_into = ? WHERE merged_into = ? OR row_no = ?",
+                (row, other, other),
+            )
+            connection.execute("UPDATE consent_ref SET row_no = ? WHERE row_no = ?", (row, other))
+            for name in [name for name, number in self._rows.items() if number == other]:
+                self._rows[name] = row
+            self._store(connection, row, change, known_lines=known)
+            self._advance(connection, other, narrows=True, renamed=True)
+            self._advance(connection, row, narrows=True, renamed=True)
+        return index
+
+    def publish_notice(self, notice: Notice, *, oldest_accepted: int, at: int) -> int:
+        """Record a notice, and from which version on a consent may rest on it.
+
+        Consents that rest on an older version have no effect until they are renewed.
+
+        Raises:
+            ValueError: Versions that were out of force would be in force again, or the notice
+                itself would not be accepted; nothing was recorded.
+            LogError: The log cannot be written; nothing was recorded.
+        """
+        with self._log.transaction() as transaction, self._changing():
+            oldest = self._state.oldest.get(notice.id, 1)
+            if not oldest <= oldest_accepted <= notice.version:
+                raise ValueError(
+                    f"the oldest accepted version must be in [{oldest}, {notice.version}], got "
+                    f"{oldest_accepted}; nothing was recorded"
+                )
+            index = transaction.append(
+                {
+                    "type": NOTICE_PUBLISHED,
+                    "v": 1,
+                    "at": at,
+                    "notice": _format_notice(notice),
+                    "oldest_accepted": oldest_accepted,
+                }
+            )
+            self._state.raise_notice(notice.id, oldest=oldest_accepted)
+            connection = transaction.connection
+            connection.execute(
+                "INSERT OR REPLACE INTO consent_notice VALUES (?, ?)", (notice.id, oldest_accepted)
+            )
+            self._advance(connection, EVERYBODY, narrows=oldest_accepted > oldest)
+        return index
 
     def erase(self, subject_id: str, *, at: int) -> int:
         """Destroy what is held about a person, and return the open entry that says so.
 
-        All purposes are denied from now on. Leaves and root hashes stay as they are; the
-        person's sealed events can never be opened again.
+        All purposes are denied from now on, for every id that was merged into theirs. Leaves
+        and root hashes stay as they are; the person's sealed events can never be opened again.
         """
-        subject_ref = self.subject_ref(subject_id)
-        self._refresh()
-        with self._log.transaction() as transaction:
+        refs = [self.subject_ref(subject_id)]
+        with self._log.transaction() as transaction, self._changing():
             index = transaction.append({"type": "subject.erased", "v": 1, "at": at})
-            row = self._rows.get(subject_ref)
-            if row is not None:
-                connection = transaction.connection
+            row = self._rows.get(refs[0])
+            connection = transaction.connection
+            if row is None:
+                self._advance(connection, EVERYBODY, narrows=True)
+            else:
+                refs = [SubjectRef(ref) for ref, known in self._rows.items() if known == row]
                 connection.execute("DELETE FROM consent_standing WHERE row_no = ?", (row,))
+                connection.execute("DELETE FROM consent_ref WHERE row_no = ?", (row,))
                 # The row number stays taken: packed memberships of old permits count on it.
                 connection.execute(
-                    "UPDATE consent_subject SET subject_ref = NULL WHERE row_no = ?", (row,)
+                    "UPDATE consent_subject SET objected = 0, restricted = 0, age = NULL,"
+                    " guardian = 0 WHERE row_no = ?",
+                    (row,),
                 )
-            connection = transaction.connection
-            connection.execute(
-                "UPDATE consent_seq SET state_seq = state_seq + 1, narrowed_seq = state_seq + 1"
-            )
-        self._log.erase_subject(subject_ref)
+                for ref in refs:
+                    del self._rows[ref]
+                self._state.forget(row)
+                self._advance(connection, row, narrows=True, renamed=True)
+        for ref in refs:
+            self._log.erase_subject(ref)
         return index
-
-    def state(self, subject_id: str) -> dict[Purpose, Standing]:
-        """Return where a person stands; purposes they never spoke about are missing."""
-        self._refresh()
-        row = self._rows.get(self.subject_ref(subject_id))
-        if row is None:
-            return {}
-        standings = ((purpose, self._state.standing(row, purpose)) for purpose in Purpose)
-        return {purpose: standing for purpose, standing in standings if standing is not None}
-
-    def rows(self, subject_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the row number of each person, -1 for an unknown one, shape (n,)."""
-        self._refresh()
-        find, ref = self._rows.get, self.subject_ref
-        return np.fromiter((find(ref(i), -1) for i in subject_ids), np.int64, len(subject_ids))
-
-    def mask(self, subject_ids: Sequence[str], purpose: Purpose, *, at: int) -> NDArray[np.bool_]:
-        """Tell for each person whether they may be used for a purpose at a time.
-
-        Unknown, refused, withdrawn, expired, not yet effective, a prerequisite missing, or a
-        separate purpose given in a bundled act: no.
-
-        Returns:
-            A new mask, shape (n,).
-        """
-        return self.permitted(self.rows(subject_ids), purpose, at=at)
-
-    def permitted(self, rows: NDArray[np.int64], purpose: Purpose, *, at: int) -> NDArray[np.bool_]:
-        """Do the same for row numbers, as `rows` gives them."""
-        return self._state.permitted(rows, purpose, profile=self._profile, at=at)
-
-    def earliest_until(self, rows: NDArray[np.int64], purpose: Purpose) -> int:
-        """Return when the first of some permitted people expires, epoch milliseconds."""
-        return self._state.earliest_until(rows, purpose)
 
     def verify_replay(self) -> None:
         """Open every sealed event again and raise `LogError` unless it gives the same state.
@@ -314,48 +511,59 @@ class Register:
         Erased people are left out on both sides.
         """
         self._refresh()
-        replayed, refs = ConsentState(), dict[str, int]()
+        replayed, refs, count = ConsentState(self._ladder), dict[str, int](), 0
         for entry in self._log.entries():
             try:
                 event = self._log.opened(entry.index)
             except SealError:
                 continue
-            if event["type"] in (RECORDED, WITHDRAWN):
-                ref = str(event["subject"])
-                replayed.apply(refs.setdefault(ref, len(refs)), event)
+            match event:
+                case {"type": "notice.published", "notice": {"id": str(notice_id)}, **rest}:
+                    replayed.raise_notice(notice_id, oldest=int(str(rest["oldest_accepted"])))
+                case {"type": kind, "subject": str(ref)} if kind in _FOLDED:
+                    count += ref not in refs
+                    row, other = refs.setdefault(ref, count), None
+                    if kind == MERGED:
+                        other_ref = str(event["other"])
+                        count += other_ref not in refs
+                        other = refs.setdefault(other_ref, count)
+                        refs = {known: row if at == other else at for known, at in refs.items()}
+                    replayed.apply(row, event, other=other)
+        self._compare(replayed, refs)
+
+    def _compare(self, replayed: ConsentState, refs: Mapping[str, int]) -> None:
+        sentence = (
+            f"the consent tables of {self._log.origin!r} are not what its log adds up to, first for"
+        )
+        if replayed.oldest != self._state.oldest:
+            raise LogError(f"{sentence} the accepted notices")
         for ref in refs.keys() | self._rows.keys():
+            stored, again = self._rows.get(ref, 2**62), refs.get(ref, 2**62)
             for purpose in Purpose:
-                stored = self._state.standing(self._rows.get(ref, 2**62), purpose)
-                if stored != replayed.standing(refs.get(ref, 2**62), purpose):
-                    raise LogError(
-                        f"the consent tables of {self._log.origin!r} are not what its log adds "
-                        f"up to, first for {purpose}"
-                    )
+                if self._state.standing(stored, purpose) != replayed.standing(again, purpose):
+                    raise LogError(f"{sentence} {purpose}")
+            if self._state.person(stored) != replayed.person(again):
+                raise LogError(f"{sentence} the flags of a data subject")
+        self._state.verify_column()
 
     def _record(
-        self, transaction: LogTransaction, choice: ConsentChoice, *, at: int
+        self, transaction: LogTransaction, choice: ConsentChoice, kind: str, *, at: int
     ) -> ConsentRecord:
         record_id, ref = secrets.token_hex(16), self.subject_ref(choice.subject_id)
-        event: dict[str, JsonValue] = {
-            "type": RECORDED,
-            "v": 1,
-            "at": at,
+        terms = {purpose: self._terms[purpose] for purpose in sorted(choice.given)}
+        more: dict[str, JsonValue] = {
             "record": record_id,
-            "subject": ref,
-            "given": [str(purpose) for purpose in sorted(choice.given)],
-            "refused": [str(purpose) for purpose in sorted(choice.refused)],
-            "notice": {
-                "id": choice.notice.id,
-                "version": choice.notice.version,
-                "language": choice.notice.language,
-                "sha256": choice.notice.sha256,
-            },
+            "given": _names(choice.given),
+            "refused": _names(choice.refused),
+            "terms": {str(purpose): digest for purpose, digest in terms.items()},
+            "notice": _format_notice(choice.notice),
             "channel": choice.channel,
-            "profile": str(self._profile),
+            "profile": str(self.profile),
             "expressed_at": choice.expressed_at,
             "until": choice.until,
             "tier": None if choice.tier is None else str(choice.tier),
             "separate": choice.separate,
+            "age": None if choice.age is None else str(choice.age),
         }
         return ConsentRecord(
             record_id=record_id,
@@ -364,81 +572,141 @@ class Register:
             refused=choice.refused,
             notice=choice.notice,
             channel=choice.channel,
-            profile=self._profile,
+            profile=self.profile,
             expressed_at=choice.expressed_at,
             effective_at=at,
             until=choice.until,
             tier=choice.tier,
             separate=choice.separate,
-            index=self._append(transaction, ref, event),
+            terms=terms,
+            age=choice.age,
+            index=self._tell(transaction, choice.subject_id, kind, at=at, more=more),
         )
 
-    def _append(
-        self, transaction: LogTransaction, ref: SubjectRef, event: dict[str, JsonValue]
+    def _about(
+        self, subject_id: str, kind: str, purposes: Iterable[Purpose] | None, *, at: int
     ) -> int:
-        self._refresh()
-        connection = transaction.connection
-        try:
+        names = _names(Purpose if purposes is None else _some(purposes))
+        with self._log.transaction() as transaction:
+            return self._tell(transaction, subject_id, kind, at=at, more={"purposes": names})
+
+    def _tell(
+        self,
+        transaction: LogTransaction,
+        subject_id: str,
+        kind: str,
+        *,
+        at: int,
+        more: dict[str, JsonValue],
+    ) -> int:
+        """Append one event about one person and fold it in."""
+        ref = self.subject_ref(subject_id)
+        event: dict[str, JsonValue] = {"type": kind, "v": 1, "at": at, "subject": ref, **more}
+        with self._changing():
             index = transaction.append_sealed(ref, event)
-            row = self._row(connection, ref)
-            changes = self._state.apply(row, event)
-            connection.executemany(
-                "INSERT OR REPLACE INTO consent_standing VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [_format_standing(row, purpose, new) for purpose, new, _ in changes],
-            )
-            self._seq += 1
-            if any(was_given for _, _, was_given in changes):
-                self._narrowed = self._seq
-            connection.execute(
-                "UPDATE consent_seq SET state_seq = ?, narrowed_seq = ?",
-                (self._seq, self._narrowed),
-            )
-        except BaseException:
-            self._seq = -1  # what is in memory may be ahead of the tables: read them again
-            raise
+            row = self._row(transaction.connection, ref)
+            known = len(self._state.lines)
+            change = self._state.apply(row, event)
+            self._store(transaction.connection, row, change, known_lines=known)
+            self._advance(transaction.connection, row, narrows=change.narrows)
         return index
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._refresh()
+        try:
+            yield
+        except BaseException:
+            # What is in memory may be ahead of the tables: read them again.
+            self._clear()
+            raise
+
+    def _store(
+        self, connection: "sqlite3.Connection", row: int, change: Change, *, known_lines: int
+    ) -> None:
+        lines = enumerate(self._state.lines[known_lines:], known_lines)
+        connection.executemany(
+            "INSERT INTO consent_terms VALUES (?, ?)",
+            [(number, json.dumps(line)) for number, line in lines],
+        )
+        cells = [
+            self._state.cell(row, purpose, standing)
+            for purpose, standing in change.standings.items()
+        ]
+        connection.executemany(
+            "INSERT OR REPLACE INTO consent_standing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", cells
+        )
+        person = change.person
+        if person is not None:
+            connection.execute(
+                "UPDATE consent_subject SET objected = ?, restricted = ?, age = ?, guardian = ?"
+                " WHERE row_no = ?",
+                (
+                    person.objected,
+                    person.restricted,
+                    None if person.age is None else str(person.age),
+                    int(person.guardian),
+                    row,
+                ),
+            )
+
+    def _advance(
+        self,
+        connection: "sqlite3.Connection",
+        row: int,
+        *,
+        narrows: bool,
+        renamed: bool = False,
+    ) -> None:
+        self._seq += 1
+        self._token = secrets.randbits(62)
+        if narrows:
+            self._narrowed = self._seq
+        connection.execute(
+            "INSERT INTO consent_change VALUES (?, ?, ?, ?)",
+            (self._seq, self._token, row, int(renamed)),
+        )
+        connection.execute(
+            "UPDATE consent_seq SET state_seq = ?, narrowed_seq = ?, token = ?",
+            (self._seq, self._narrowed, self._token),
+        )
 
     def _row(self, connection: "sqlite3.Connection", ref: SubjectRef) -> int:
         row = self._rows.get(ref)
         if row is None:
             row = self._next_row
-            connection.execute("INSERT INTO consent_subject VALUES (?, ?)", (row, ref))
+            connection.execute(
+                "INSERT INTO consent_subject VALUES (?, 0, 0, NULL, 0, NULL)", (row,)
+            )
+            connection.execute("INSERT INTO consent_ref VALUES (?, ?)", (ref, row))
             self._rows[ref] = row
             self._next_row += 1
         return row
 
-    def _refresh(self) -> None:
-        """Read the tables again when a rolled-back or foreign transaction left memory behind."""
-        with self._log.reading() as connection:
-            seq, narrowed = connection.execute(
-                "SELECT state_seq, narrowed_seq FROM consent_seq"
-            ).fetchone()
-            if seq == self._seq:
-                return
-            subjects = connection.execute("SELECT row_no, subject_ref FROM consent_subject")
-            numbered = subjects.fetchall()
-            self._rows = {str(ref): row for row, ref in numbered if ref is not None}
-            self._next_row = max((row for row, _ in numbered), default=-1) + 1
-            self._state = ConsentState()
-            for row, purpose, *values in connection.execute("SELECT * FROM consent_standing"):
-                self._state.put(row, Purpose(purpose), _parse_standing(values))
-            self._seq, self._narrowed = seq, narrowed
+
+_FOLDED = frozenset(
+    {
+        *(RECORDED, RENEWED, WITHDRAWN, REQUESTED, CONFIRMED, INVALIDATED, AGE, GUARDIAN),
+        *(OBJECTED, OBJECTION_CLEARED, RESTRICTED, RESTRICTION_CLEARED, MERGED),
+    }
+)
 
 
-def _format_standing(row: int, purpose: Purpose, standing: Standing) -> tuple[int | str, ...]:
-    return (
-        row,
-        str(purpose),
-        str(standing.status),
-        standing.said_at,
-        standing.effective_at,
-        standing.until,
-        int(standing.separate),
-    )
+def _some(purposes: Iterable[Purpose]) -> frozenset[Purpose]:
+    some = frozenset(purposes)
+    if not some:
+        raise ValueError("an act must be about at least one purpose")
+    return some
 
 
-def _parse_standing(values: list[object]) -> Standing:
-    match values:
-        case [str(status), int(said_at), int(effective_at), int(until), int(separate)]:
-            return Standing(Status(status), said_at, effective_at, until, bool(separate))
-    raise LogError("a row of the consent tables cannot be read")
+def _names(purposes: Iterable[Purpose]) -> list[JsonValue]:
+    return [str(purpose) for purpose in sorted(purposes)]
+
+
+def _format_notice(notice: Notice) -> dict[str, JsonValue]:
+    return {
+        "id": notice.id,
+        "version": notice.version,
+        "language": notice.language,
+        "sha256": notice.sha256,
+    }

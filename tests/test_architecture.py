@@ -44,6 +44,7 @@ ROOMS = {
     "pysqlite3": {
         "consent.entries",
         "consent.log",
+        "consent.reader",
         "consent.sealed",
         "consent.witness",
         "privacy.ledger",

@@ -1,3 +1,4 @@
+import dataclasses
 import tempfile
 import time
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from hypothesis import strategies as st
 
 from consent import (
     TERMS,
+    AgeBand,
+    AskedTooSoon,
     ConsentChoice,
     Identity,
     Log,
     LogError,
     Notice,
+    Person,
     Profile,
     Purpose,
     Register,
@@ -22,8 +26,10 @@ from consent import (
     Status,
     Tier,
     is_separate,
+    ladder_of,
     preset,
 )
+from consent.register import Standing
 
 IDENTITY = Identity.generate("brand-a.example/log")
 NOTICE = Notice(id="privacy", version=1, language="en", sha256="0" * 64)
@@ -321,9 +327,7 @@ def test_an_erased_person_is_denied_and_their_acts_never_open(register: Register
 def test_a_permission_written_past_the_log_is_noticed(register: Register, log: Log) -> None:
     register.record_many([_choice(given=frozenset({Purpose.CONTACT}))], at=10)
     with log.transaction() as transaction:
-        transaction.connection.execute(
-            "UPDATE consent_standing SET purpose = 'federated_training', until = 9999"
-        )
+        transaction.connection.execute("UPDATE consent_standing SET bit = 6, until = 9999")
     forged = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
 
     with pytest.raises(LogError, match="are not what its log adds up to, first for contact"):
@@ -389,3 +393,315 @@ def test_an_act_whose_tables_cannot_be_written_is_forgotten(register: Register, 
     assert register.mask(["ben"], Purpose.CONTACT, at=11)[0]
     assert log.tree_size == 1
     register.verify_replay()
+
+
+CONTACT = Purpose.CONTACT
+DAY_MS = 86_400_000
+
+
+def _may(register: Register, *, at: int, subject_id: str = "anna") -> bool:
+    return bool(register.mask([subject_id], CONTACT, at=at)[0])
+
+
+def _contact(subject_id: str = "anna", **said: object) -> ConsentChoice:
+    return _choice(subject_id, **{"given": frozenset({CONTACT}), **said})
+
+
+def test_an_objection_wins_at_once_until_it_is_cleared(register: Register) -> None:
+    register.record_many([_contact()], at=10)
+    register.set_objection("anna", [CONTACT], at=11)
+    register.record_many([_contact(expressed_at=12)], at=12)
+    assert not _may(register, at=12)
+    assert register.status("anna", CONTACT, at=12) is Status.OBJECTED
+    assert not register.may_ask("anna", CONTACT, at=10**15)
+
+    register.clear_objection("anna", at=13)
+    assert _may(register, at=13)
+    register.verify_replay()
+
+
+def test_a_restriction_wins_at_once_until_it_is_cleared(register: Register) -> None:
+    register.record_many([_contact()], at=10)
+    register.set_restriction("anna", at=11)
+    assert not _may(register, at=11)
+    assert register.status("anna", Purpose.SENSITIVE, at=11) is Status.RESTRICTED
+
+    register.clear_restriction("anna", [Purpose.SENSITIVE], at=12)
+    assert not _may(register, at=12)
+    register.clear_restriction("anna", [CONTACT], at=13)
+    assert _may(register, at=13)
+    register.verify_replay()
+
+
+def test_a_minor_waits_for_a_guardian(register: Register) -> None:
+    register.record_many([_contact(age=AgeBand.AGE_15)], at=10)
+    assert not _may(register, at=10)
+
+    register.record_guardian("anna", reference="case-17", at=11)
+    assert _may(register, at=11)
+    assert register.person("anna") == Person(age=AgeBand.AGE_15, guardian=True)
+    register.record_many([_contact("ben")], at=12)
+    register.record_age("ben", AgeBand.UNDER_13, at=13)
+    assert not _may(register, at=13, subject_id="ben")
+    register.record_age("ben", AgeBand.ADULT, at=14)
+    assert _may(register, at=14, subject_id="ben")
+    register.verify_replay()
+
+
+def test_a_refusal_is_not_answered_with_the_same_question(register: Register) -> None:
+    register.record_many([_contact(given=frozenset(), refused=frozenset({CONTACT}))], at=10)
+    end = 5 + 180 * DAY_MS
+    assert not register.may_ask("anna", CONTACT, at=end - 1)
+    assert register.may_ask("anna", CONTACT, at=end)
+    assert register.may_ask("anna", Purpose.RECOMMENDATION, at=11)
+    assert register.may_ask("nobody", CONTACT, at=11)
+
+    with pytest.raises(
+        AskedTooSoon,
+        match="who said no to contact must not be asked again for 180 days; nothing was recorded",
+    ):
+        register.request("anna", [CONTACT], notice=NOTICE, channel="app", at=end - 1)
+    assert register.status("anna", CONTACT, at=end - 1) is Status.REFUSED
+
+
+def test_a_question_after_the_days_starts_them_again(register: Register) -> None:
+    register.record_many([_contact()], at=10)
+    register.withdraw("anna", [CONTACT], at=11)
+    end = 11 + 180 * DAY_MS
+    register.request("anna", [CONTACT], notice=NOTICE, channel="app", at=end)
+
+    assert register.status("anna", CONTACT, at=end) is Status.WITHDRAWN
+    assert not register.may_ask("anna", CONTACT, at=end + 179 * DAY_MS)
+    assert register.may_ask("anna", CONTACT, at=end + 180 * DAY_MS)
+    register.verify_replay()
+
+
+def test_being_asked_is_no_yes(register: Register) -> None:
+    register.request("anna", [CONTACT], notice=NOTICE, channel="app", at=10)
+
+    assert register.status("anna", CONTACT, at=11) is Status.REQUESTED
+    assert not _may(register, at=11)
+    register.record_many([_contact(expressed_at=9)], at=12)
+    assert _may(register, at=12)
+    register.request("anna", [CONTACT], notice=NOTICE, channel="app", at=13)
+    assert _may(register, at=13)
+    register.verify_replay()
+
+
+def test_a_confirmed_yes_stays_one_and_an_invalid_one_does_not(register: Register) -> None:
+    register.record_many([_contact()], at=10)
+    register.confirm("anna", [CONTACT, Purpose.SENSITIVE], at=11)
+    assert register.status("anna", CONTACT, at=11) is Status.CONFIRMED
+    assert register.status("anna", Purpose.SENSITIVE, at=11) is Status.UNKNOWN
+    assert _may(register, at=11)
+
+    register.invalidate("anna", [CONTACT], reason="the box was ticked before", at=12)
+    assert register.status("anna", CONTACT, at=12) is Status.INVALIDATED
+    register.record_many([_contact(expressed_at=11)], at=13)
+    assert not _may(register, at=13)
+    register.verify_replay()
+
+
+def test_a_new_notice_waits_for_a_renewal(register: Register) -> None:
+    register.record_many([_contact(), _contact("ben")], at=10)
+    second = dataclasses.replace(NOTICE, version=2)
+    register.publish_notice(second, oldest_accepted=1, at=11)
+    assert _may(register, at=11)
+    assert register.narrowed_seq == 0
+    register.publish_notice(second, oldest_accepted=2, at=12)
+    assert not _may(register, at=12)
+    assert register.narrowed_seq == register.state_seq
+
+    record = register.renew(_contact(expressed_at=13, notice=second), at=13)
+    assert _may(register, at=13)
+    assert not _may(register, at=13, subject_id="ben")
+    assert record.terms == {CONTACT: register.ladder.rules[CONTACT].terms}
+    register.verify_replay()
+
+
+def test_a_notice_never_comes_back_into_force(register: Register) -> None:
+    second = dataclasses.replace(NOTICE, version=2)
+    register.publish_notice(second, oldest_accepted=2, at=12)
+    for notice, oldest in ((second, 1), (second, 3), (NOTICE, 2)):
+        with pytest.raises(ValueError, match=r"accepted version must be in \[2, [12]\], got"):
+            register.publish_notice(notice, oldest_accepted=oldest, at=13)
+    register.verify_replay()
+
+
+def test_other_terms_of_the_profile_wait_for_a_renewal(register: Register, log: Log) -> None:
+    register.record_many([_contact()], at=10)
+    ladder = ladder_of(Profile.EU_GDPR)
+    changed = dataclasses.replace(ladder.rules[CONTACT], data=("contact", "scores"))
+    ladder = dataclasses.replace(ladder, rules={**ladder.rules, CONTACT: changed})
+    again = Register(log, pseudonym_key=bytes(32), profile=ladder)
+    assert not _may(again, at=11)
+
+    again.renew(_contact(expressed_at=12), at=12)
+    assert _may(again, at=12)
+    assert not _may(register, at=12)
+    again.verify_replay()
+
+
+def test_only_a_yes_can_be_renewed(register: Register, log: Log) -> None:
+    register.record_many([_contact(refused=frozenset({Purpose.CHURN_SCORING}))], at=10)
+    wrong = [
+        _contact("ben", expressed_at=11),
+        _contact(given=frozenset({Purpose.CHURN_SCORING}), expressed_at=11),
+        _contact(refused=frozenset({Purpose.CHURN_SCORING}), expressed_at=11),
+        _contact(given=frozenset(), expressed_at=11),
+    ]
+    for choice in wrong:
+        with pytest.raises(ValueError, match="must be about purposes that were agreed to"):
+            register.renew(choice, at=12)
+    with pytest.raises(ValueError, match="must not be recorded before it was expressed"):
+        register.renew(_contact(expressed_at=13), at=12)
+    assert log.tree_size == 1
+
+
+def test_i15_two_identities_are_left_with_what_both_agreed_to(register: Register) -> None:
+    both, one = frozenset({CONTACT, Purpose.RECOMMENDATION}), frozenset({CONTACT})
+    register.record_many([_choice("anna", given=both), _choice("anna2", given=one)], at=10)
+    register.set_objection("anna2", [Purpose.CHURN_SCORING], at=11)
+    register.merge("anna", "anna2", at=12)
+
+    for name in ("anna", "anna2"):
+        assert _may(register, at=12, subject_id=name)
+        assert not register.mask([name], Purpose.RECOMMENDATION, at=12)[0]
+        assert register.status(name, Purpose.RECOMMENDATION, at=12) is Status.UNKNOWN
+        assert register.status(name, Purpose.CHURN_SCORING, at=12) is Status.OBJECTED
+    assert register.rows(["anna"]) == register.rows(["anna2"])
+    assert register.rows_of("anna2") == [0, 1]
+    assert register.rows_of("nobody") == []
+    register.withdraw("anna2", at=13)
+    assert not _may(register, at=13)
+    register.verify_replay()
+
+
+def test_one_person_is_not_merged_twice(register: Register, log: Log) -> None:
+    register.merge("anna", "ben", at=10)
+    for pair in (("anna", "ben"), ("anna", "anna"), ("chen", "chen")):
+        with pytest.raises(ValueError, match="mean one person already; nothing was merged"):
+            register.merge(*pair, at=11)
+    assert log.tree_size == 1
+    register.merge("dana", "anna", at=12)
+    assert register.rows_of("ben") == [2, 0, 1]
+    register.verify_replay()
+
+
+def test_erasing_a_merged_person_erases_every_id(register: Register, log: Log) -> None:
+    records = register.record_many([_contact("anna"), _contact("ben"), _contact("chen")], at=10)
+    register.merge("anna", "ben", at=11)
+    register.erase("ben", at=12)
+
+    assert register.rows(["anna", "ben", "chen"]).tolist() == [-1, -1, 2]
+    for record in records[:2]:
+        with pytest.raises(SealError):
+            log.opened(record.index)
+    log.opened(records[2].index)
+    register.verify_replay()
+    register.record_many([_contact("anna", expressed_at=13)], at=13)
+    assert register.rows(["anna", "ben"]).tolist() == [3, -1]
+    register.verify_replay()
+
+
+def test_an_act_about_nothing_is_refused(register: Register, log: Log) -> None:
+    with pytest.raises(ValueError, match="an act must be about at least one purpose"):
+        register.withdraw("anna", [], at=10)
+    with pytest.raises(ValueError, match="an act must be about at least one purpose"):
+        register.request("anna", [], notice=NOTICE, channel="app", at=10)
+    assert log.tree_size == 0
+
+
+def test_i6_withdrawing_takes_one_call_as_giving_does(register: Register) -> None:
+    register.record_many([_choice()], at=10)
+    given = register.state_seq
+    register.withdraw("anna", at=11)
+
+    assert register.state_seq - given <= given
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("UPDATE consent_subject SET objected = 0", "the flags of a data subject"),
+        ("UPDATE consent_notice SET oldest = 1", "the accepted notices"),
+    ],
+)
+def test_a_flag_taken_off_past_the_log_is_noticed(
+    register: Register, log: Log, change: str, place: str
+) -> None:
+    register.set_objection("anna", at=10)
+    register.publish_notice(dataclasses.replace(NOTICE, version=2), oldest_accepted=2, at=11)
+    with log.transaction() as transaction:
+        transaction.connection.execute(change)
+    forged = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+
+    with pytest.raises(LogError, match=f"not what its log adds up to, first for {place}"):
+        forged.verify_replay()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE consent_standing SET until = 'never'",
+        "UPDATE consent_standing SET bit = 40",
+        "UPDATE consent_subject SET age = 'old'",
+        "UPDATE consent_terms SET id = 7",
+    ],
+)
+def test_i1_tables_that_cannot_be_read_are_an_error(
+    register: Register, log: Log, change: str
+) -> None:
+    register.record_many([_contact()], at=10)
+    with log.transaction() as transaction:
+        transaction.connection.execute(change)
+
+    with pytest.raises(LogError, match="a row of the consent tables cannot be read"):
+        Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+
+
+def test_a_grant_that_was_rolled_back_is_forgotten_after_another_commit(
+    register: Register, log: Log
+) -> None:
+    """Both acts have the number 1, so that a counter alone could not tell them apart."""
+    other = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+    try:
+        with log.transaction():
+            register.record_many([_contact("anna")], at=10)
+            raise RuntimeError
+    except RuntimeError:
+        other.record_many([_contact("ben")], at=10)
+
+    assert register.mask(["anna", "ben"], CONTACT, at=10).tolist() == [False, True]
+    assert register.state("anna") == {}
+
+
+def test_a_register_follows_another_one_act_by_act(register: Register, log: Log) -> None:
+    """The kinds of acts that another process may have done since the last look."""
+    other = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+    people = ["anna", "ben", "chen", "dana"]
+    second = dataclasses.replace(NOTICE, version=2)
+    acts = [
+        lambda at: register.record_many([_choice(name) for name in people], at=at),
+        lambda at: register.withdraw("anna", [CONTACT], at=at),
+        lambda at: register.set_objection("ben", at=at),
+        lambda at: register.record_age("chen", AgeBand.AGE_13, at=at),
+        lambda at: register.merge("dana", "ben", at=at),
+        lambda at: register.record_guardian("chen", reference="7", at=at),
+        lambda at: register.erase("anna", at=at),
+        lambda at: register.publish_notice(second, oldest_accepted=2, at=at),
+        lambda at: register.renew(_choice("chen", expressed_at=at, notice=second), at=at),
+        lambda at: register.erase("nobody", at=at),
+        lambda at: register.clear_objection("ben", at=at),
+    ]
+    for at, act in enumerate(acts, start=10):
+        act(at)
+        fresh = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+        for purpose in (CONTACT, Purpose.FEDERATED_TRAINING):
+            expected = fresh.mask(people, purpose, at=at).tolist()
+            assert other.mask(people, purpose, at=at).tolist() == expected
+            assert register.mask(people, purpose, at=at).tolist() == expected
+        assert [other.state(name) for name in people] == [fresh.state(name) for name in people]
+        assert [other.person(name) for name in people] == [fresh.person(name) for name in people]
+        register.verify_replay()
+    assert isinstance(other.state("chen")[CONTACT], Standing)
