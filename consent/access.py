@@ -14,12 +14,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from consent.canonical import LARGEST_INTEGER, JsonValue
-from consent.event import LogError
+from consent.event import LogError, is_count
 from consent.gate import Refused
 from consent.log import Log
 
 STEP_UP_S = 300
 GRANT_LIFE_MS = 300_000
+_MINUTE_MS = 60_000
 _ISSUED = object()
 _OPAQUE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ BOOTSTRAP = frozenset({Action.PROPOSE_POLICY, Action.APPROVE_POLICY, Action.ACTI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class AccessRequest:
     """What somebody asks to do.
 
     Attributes:
@@ -131,7 +132,7 @@ class Request:
             raise ValueError("the age of a second factor must be whole seconds from 0")
 
     @classmethod
-    def parse(cls, fields: Mapping[str, JsonValue]) -> "Request":
+    def parse(cls, fields: Mapping[str, JsonValue]) -> "AccessRequest":
         """Read a request from outside; raise `ValueError` for anything that is not one."""
         match dict(fields):
             case {"actor": str(actor), "role": str(role), "action": str(action), **rest}:
@@ -187,7 +188,7 @@ class PolicyEngine(Protocol):
         """Return the digest of the policy files whose rules it applies."""
         ...
 
-    def judge(self, request: Request) -> tuple[str, ...]:
+    def judge(self, request: AccessRequest) -> tuple[str, ...]:
         """Return the ids of the rules that permit a request, sorted; at least one.
 
         Raises:
@@ -208,7 +209,7 @@ class AccessGrant:
         index: Entry of the log.
     """
 
-    request: Request
+    request: AccessRequest
     rules: tuple[str, ...]
     policy_digest: str
     at: int
@@ -246,7 +247,7 @@ class Access:
         self._log = log
         self._activated = activated
 
-    def authorize(self, request: Request, *, at: int) -> AccessGrant:
+    def authorize(self, request: AccessRequest, *, at: int) -> AccessGrant:
         """Return a grant after it is in the log durably.
 
         Args:
@@ -285,14 +286,14 @@ class Access:
     def authorize_fields(self, fields: Mapping[str, JsonValue], *, at: int) -> AccessGrant:
         """Do the same for a request from outside; one that cannot be read is refused."""
         try:
-            request = Request.parse(fields)
+            request = AccessRequest.parse(fields)
         except (ValueError, TypeError) as error:
             reason = "the request cannot be read, which is a refusal"
             self._deny({"type": "access.denied", "v": 1, "at": at, "role": "unknown"}, reason)
             raise AccessDenied(reason) from error
         return self.authorize(request, at=at)
 
-    def _digest_in_force(self, request: Request) -> str:
+    def _digest_in_force(self, request: AccessRequest) -> str:
         activated = self._activated()
         if activated is None and request.action not in BOOTSTRAP:
             raise AccessDenied(
@@ -303,7 +304,7 @@ class Access:
             raise AccessDenied("the rules of this node are not the activated ones")
         return activated or ""
 
-    def _event(self, kind: str, request: Request, *, at: int) -> dict[str, JsonValue]:
+    def _event(self, kind: str, request: AccessRequest, *, at: int) -> dict[str, JsonValue]:
         event: dict[str, JsonValue] = {
             "type": kind,
             "v": 1,
@@ -313,8 +314,11 @@ class Access:
             "about": request.about,
             "engine": self._engine_name,
         }
-        # Peers read open events: staff stand in them by account, customers not at all.
-        return event if request.role is Role.SUBJECT else {**event, "actor": request.actor}
+        # Peers read open events: staff stand in them by account, customers not at all, and as
+        # coarse in time as the sealed entry that may follow.
+        if request.role is Role.SUBJECT:
+            return {**event, "at": at - at % _MINUTE_MS} if is_count(at) else event
+        return {**event, "actor": request.actor}
 
     def _deny(self, event: dict[str, JsonValue], reason: str) -> None:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cedarpy
 
-from consent.access import AccessDenied, Action, Request, Role
+from consent.access import AccessDenied, AccessRequest, Action, Role
 from consent.matrix import forbidden, not_permitted
 from consent.policy import PolicyError, PolicyFiles
 
@@ -39,7 +39,7 @@ class CedarEngine:
         self._schema = cedarpy.Schema.from_str(files.schema)
         for role in Role:
             for action in Action:
-                self._verify_fit(Request(actor="nobody", role=role, action=action))
+                self._verify_fit(AccessRequest(actor="nobody", role=role, action=action))
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class CedarEngine:
         """Return the digest of the files as they were read."""
         return self._digest
 
-    def judge(self, request: Request) -> tuple[str, ...]:
+    def judge(self, request: AccessRequest) -> tuple[str, ...]:
         """Return the ids of the rules that permit a request; see `PolicyEngine`."""
         try:
             on_disk = PolicyFiles.read(self._folder).digest
@@ -70,7 +70,7 @@ class CedarEngine:
             raise AccessDenied("the policy engine gave no decision, which is a refusal")
         return tuple(rules)
 
-    def _ask(self, request: Request) -> cedarpy.AuthzResult:
+    def _ask(self, request: AccessRequest) -> cedarpy.AuthzResult:
         question = {
             "principal": {"type": "Role", "id": str(request.role)},
             "action": {"type": "Action", "id": str(request.action)},
@@ -79,7 +79,7 @@ class CedarEngine:
         }
         return cedarpy.is_authorized(question, self._policies, _NOBODY, self._schema)
 
-    def _verify_fit(self, request: Request) -> None:
+    def _verify_fit(self, request: AccessRequest) -> None:
         answer = self._ask(request)
         if answer.diagnostics.errors or answer.decision == cedarpy.Decision.NoDecision:
             raise PolicyError(

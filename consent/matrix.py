@@ -7,7 +7,7 @@ only; when another one is activated, its digest is not the activated one and all
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consent.access import SHIPPED_DIGEST, STEP_UP_S, AccessDenied, Action, Request, Role
+from consent.access import SHIPPED_DIGEST, STEP_UP_S, AccessDenied, AccessRequest, Action, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,31 +22,31 @@ class _Rule:
 
     roles: frozenset[Role]
     actions: frozenset[Action]
-    applies: Callable[[Request], bool] = lambda _request: True
+    applies: Callable[[AccessRequest], bool] = lambda _request: True
 
-    def matches(self, request: Request) -> bool:
+    def matches(self, request: AccessRequest) -> bool:
         return (
             request.role in self.roles and request.action in self.actions and self.applies(request)
         )
 
 
-def _is_own(request: Request) -> bool:
+def _is_own(request: AccessRequest) -> bool:
     return request.owner == request.actor
 
 
-def _is_not_own(request: Request) -> bool:
+def _is_not_own(request: AccessRequest) -> bool:
     return not _is_own(request)
 
 
-def _is_unmasked(request: Request) -> bool:
+def _is_unmasked(request: AccessRequest) -> bool:
     return not request.masked
 
 
-def _is_alone(request: Request) -> bool:
+def _is_alone(request: AccessRequest) -> bool:
     return request.author in {"", request.actor}
 
 
-def _is_stale(request: Request) -> bool:
+def _is_stale(request: AccessRequest) -> bool:
     return request.mfa_age_s is None or request.mfa_age_s > STEP_UP_S
 
 
@@ -164,7 +164,7 @@ class RoleMatrix:
         """Return the digest of the policy files that say the same."""
         return SHIPPED_DIGEST
 
-    def judge(self, request: Request) -> tuple[str, ...]:
+    def judge(self, request: AccessRequest) -> tuple[str, ...]:
         """Return the ids of the rules that permit a request; see `PolicyEngine`."""
         forbids = sorted(rule for rule, known in _FORBIDS.items() if known.matches(request))
         permits = sorted(rule for rule, known in _PERMITS.items() if known.matches(request))
@@ -175,11 +175,11 @@ class RoleMatrix:
         return tuple(permits)
 
 
-def forbidden(request: Request, rules: list[str]) -> str:
+def forbidden(request: AccessRequest, rules: list[str]) -> str:
     """Say which rules forbid a request."""
     return f"{request.action} is forbidden to the role {request.role} by {', '.join(rules)}"
 
 
-def not_permitted(request: Request) -> str:
+def not_permitted(request: AccessRequest) -> str:
     """Say that no rule permits a request."""
     return f"no rule permits {request.action} to the role {request.role}"

@@ -28,29 +28,6 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Controller:
-    """Who answers for the processing.
-
-    Attributes:
-        name: Of the brand.
-        contact: How to reach it.
-        officer: How to reach its data protection officer.
-        joint: Names of joint controllers (GDPR art. 26).
-        security: General description of the technical and organisational measures.
-    """
-
-    name: str
-    contact: str
-    officer: str
-    joint: tuple[str, ...] = ()
-    security: str
-
-    def __post_init__(self) -> None:
-        if not all((self.name, self.contact, self.officer, self.security)):
-            raise ValueError("a controller must have a name, a contact, an officer and measures")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Keeping:
     """What a brand says about one purpose.
 
@@ -71,6 +48,33 @@ class Keeping:
             raise ValueError("a purpose must have a legal basis")
         if self.retention_days < 1:
             raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """Who answers for the processing, and what they declare.
+
+    Attributes:
+        name: Of the brand.
+        contact: How to reach it.
+        officer: How to reach its data protection officer.
+        joint: Names of joint controllers (GDPR art. 26).
+        security: General description of the technical and organisational measures.
+        keeping: What the brand says about each purpose it follows.
+    """
+
+    name: str
+    contact: str
+    officer: str
+    joint: tuple[str, ...] = ()
+    security: str
+    keeping: Mapping[Purpose, Keeping]
+
+    def __post_init__(self) -> None:
+        if not all((self.name, self.contact, self.officer, self.security)):
+            raise ValueError("a controller must have a name, a contact, an officer and measures")
+        if not self.keeping:
+            raise ValueError("a controller must declare at least one purpose")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +185,6 @@ class ProcessingRegister:
 def register_processing(
     log: Log,
     controller: Controller,
-    keeping: Mapping[Purpose, Keeping],
     *,
     assessments: list[Assessment],
     grant: AccessGrant,
@@ -191,22 +194,19 @@ def register_processing(
 
     Args:
         log: The node's log.
-        controller: Who answers.
-        keeping: What the brand says about each purpose it follows; the others are left out.
+        controller: Who answers; purposes that they do not declare are left out.
         assessments: `Assessments.all()`.
         grant: To read the register; about "processing".
         window: Begin and end, epoch milliseconds, of the events that are counted.
 
     Raises:
-        ValueError: No purpose at all, the window is empty, or the log shows a use of a purpose
-            that the brand says nothing about: the register would hide it.
+        ValueError: The window is empty, or the log shows a use of a purpose that the brand says
+            nothing about: the register would hide it.
         AccessDenied: The grant is for something else or too old.
         LogError: The log cannot be read.
     """
-    since, at = window
+    (since, at), keeping = window, controller.keeping
     grant.verify(Action.READ_REGISTER, about="processing", at=at)
-    if not keeping:
-        raise ValueError("a register of processing must hold at least one purpose")
     if not 0 <= since < at:
         raise ValueError("the window of a register of processing must begin before it ends")
     seen, tree_size = {purpose: _Seen() for purpose in Purpose}, log.tree_size

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from consent import Identity, Log, Notice, Profile, Register, TrustPolicy
-from consent.access import SHIPPED_DIGEST, Access, AccessGrant, Action, Request, Role
+from consent.access import SHIPPED_DIGEST, Access, AccessGrant, AccessRequest, Action, Role
 from consent.matrix import RoleMatrix
 
 
@@ -54,7 +54,7 @@ def grant(access: Access) -> Callable[..., AccessGrant]:
     def grant(
         role: Role, action: Action, about: str, *, at: int, actor: str = "", author: str = ""
     ) -> AccessGrant:
-        request = Request(
+        request = AccessRequest(
             actor=actor or f"{role}-1",
             role=role,
             action=action,

@@ -11,14 +11,14 @@ from consent.access import (
     Access,
     AccessDenied,
     AccessGrant,
+    AccessRequest,
     Action,
-    Request,
     Role,
 )
 from consent.matrix import RoleMatrix
 
-READ_LOG = Request(actor="account-7", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
-OWN_STATE = Request(
+READ_LOG = AccessRequest(actor="account-7", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
+OWN_STATE = AccessRequest(
     actor="ab" * 32, owner="ab" * 32, role=Role.SUBJECT, action=Action.READ_OWN_STATE
 )
 
@@ -32,7 +32,7 @@ class Broken:
     def __init__(self, answer: tuple[str, ...] | Exception) -> None:
         self.answer = answer
 
-    def judge(self, request: Request) -> tuple[str, ...]:
+    def judge(self, request: AccessRequest) -> tuple[str, ...]:
         """Give the answer."""
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -73,10 +73,11 @@ def test_a_refusal_is_an_event(access: Access, log: Log) -> None:
 
 
 def test_nothing_about_a_customer_is_in_an_open_event(access: Access, log: Log) -> None:
-    access.authorize(OWN_STATE, at=7)
+    grant = access.authorize(OWN_STATE, at=60_007)
+    assert (grant.at, last(log)["at"]) == (60_007, 60_000)
     with pytest.raises(AccessDenied):
-        access.authorize(dataclasses.replace(OWN_STATE, owner="cd" * 32), at=7)
-    access.authorize(dataclasses.replace(READ_LOG, owner="cd" * 32), at=7)
+        access.authorize(dataclasses.replace(OWN_STATE, owner="cd" * 32), at=60_007)
+    access.authorize(dataclasses.replace(READ_LOG, owner="cd" * 32), at=60_007)
 
     leaves = b"".join(entry.leaf for entry in log.entries())
     assert b"abab" not in leaves
@@ -88,14 +89,14 @@ def test_before_the_first_activation_only_policies_are_dealt_with(log: Log) -> N
     with pytest.raises(AccessDenied, match="no policy was activated yet; until then policies can"):
         access.authorize(READ_LOG, at=7)
 
-    proposal = Request(actor="a", role=Role.POLICY_AUTHOR, action=Action.PROPOSE_POLICY)
+    proposal = AccessRequest(actor="a", role=Role.POLICY_AUTHOR, action=Action.PROPOSE_POLICY)
     assert access.authorize(proposal, at=7).policy_digest == ""
 
 
 def test_before_the_first_activation_only_the_shipped_rules_count(log: Log) -> None:
     engine = Broken(("mine",))
     engine.digest = "00" * 32
-    proposal = Request(actor="a", role=Role.POLICY_AUTHOR, action=Action.PROPOSE_POLICY)
+    proposal = AccessRequest(actor="a", role=Role.POLICY_AUTHOR, action=Action.PROPOSE_POLICY)
     with pytest.raises(AccessDenied, match="the rules of this node are not the activated ones"):
         Access(engine, log, activated=lambda: None).authorize(proposal, at=7)
 
@@ -141,9 +142,11 @@ def test_a_closed_log_is_a_refusal(
     assert "a refusal to role compliance_officer could not be written" in caplog.text
 
 
-def test_a_time_that_is_none_is_a_refusal(access: Access) -> None:
+@pytest.mark.parametrize("request_", [READ_LOG, OWN_STATE])
+@pytest.mark.parametrize("at", [-1, True, 1.5])
+def test_a_time_that_is_none_is_a_refusal(access: Access, request_: AccessRequest, at: int) -> None:
     with pytest.raises(AccessDenied, match="access could not be decided"):
-        access.authorize(READ_LOG, at=-1)
+        access.authorize(request_, at=at)
 
 
 def test_a_request_from_outside_is_read(access: Access) -> None:
@@ -159,7 +162,7 @@ def test_a_request_from_outside_is_read(access: Access) -> None:
         },
         at=7,
     )
-    assert grant.request == Request(
+    assert grant.request == AccessRequest(
         actor="a",
         role=Role.POLICY_APPROVER,
         action=Action.APPROVE_POLICY,
@@ -200,7 +203,7 @@ asked = st.fixed_dictionaries(
 @given(asked)
 def test_a_parser_of_requests_raises_only_its_own_error(found: dict[str, JsonValue]) -> None:
     try:
-        request = Request.parse(found)
+        request = AccessRequest.parse(found)
     except ValueError:
         return
     assert {name: getattr(request, name) for name in found} == found
@@ -238,7 +241,7 @@ def test_a_request_is_refused(change: dict[str, object], message: str) -> None:
 )
 def test_a_request_that_is_none_is_refused(found: dict[str, JsonValue], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Request.parse(found)
+        AccessRequest.parse(found)
 
 
 def test_a_grant_cannot_be_made_by_hand(grant: Callable[..., AccessGrant]) -> None:

@@ -138,10 +138,34 @@ def test_a_log_that_cannot_be_read_opens_nothing(assessments: Assessments, log: 
     assessments.verify_purpose(Purpose.CONTACT, at=30)
 
 
-def test_a_step_that_could_not_have_been_taken_is_not_believed(assessments: Assessments) -> None:
-    event: dict[str, JsonValue] = {"type": "assessment.expired", "v": 1, "at": 1}
-    assessments._topic.append({**event, "assessment": "pia-1"})
-    with pytest.raises(LogError, match="entry 0 is a step of an assessment that could not have"):
+BEGUN: dict[str, JsonValue] = {
+    "type": "assessment.drafted",
+    "purpose": "lookalike",
+    "document": DOCUMENT,
+    "author": "ann",
+}
+SEEN: dict[str, JsonValue] = {
+    "type": "assessment.approved",
+    "approver": "bo",
+    "valid_until": 9,
+}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"type": "assessment.expired"}],
+        [SEEN],
+        [BEGUN, BEGUN],
+        [BEGUN, {**SEEN, "approver": "ann"}],
+    ],
+)
+def test_a_step_that_could_not_have_been_taken_is_not_believed(
+    assessments: Assessments, said: list[dict[str, JsonValue]]
+) -> None:
+    for event in said:
+        assessments._topic.append({"v": 1, "at": 1, "assessment": "pia-1", **event})
+    with pytest.raises(LogError, match=f"entry {len(said) - 1} is a step of an assessment that"):
         assessments.all()
 
 

@@ -5,7 +5,7 @@ import cedarpy
 import pytest
 
 from consent import Log
-from consent.access import Access, AccessDenied, Action, Request, Role
+from consent.access import Access, AccessDenied, AccessRequest, Action, Role
 from consent.cedar import CedarEngine
 from consent.policy import SHIPPED, PolicyError
 
@@ -20,7 +20,7 @@ OVERFLOW = (
     '@id("trap") forbid (principal, action, resource)'
     " when { (context.mfa_age_s - 9007199254740991) * 9223372036854775807 < 1 };\n"
 )
-ROWS = Request(actor="me", role=Role.SCIENTIST, action=Action.READ_ROWS, mfa_age_s=0)
+ROWS = AccessRequest(actor="me", role=Role.SCIENTIST, action=Action.READ_ROWS, mfa_age_s=0)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_an_answer_without_error_and_without_rule_is_a_refusal(
 
 def test_files_that_change_on_the_disk_end_all_access(folder: Path) -> None:
     engine = CedarEngine(folder)
-    request = Request(actor="me", role=Role.OPERATOR, action=Action.READ_LOG)
+    request = AccessRequest(actor="me", role=Role.OPERATOR, action=Action.READ_LOG)
     assert engine.judge(request) == ("operator",)
 
     with (folder / "people.cedar").open("a") as file:
@@ -161,7 +161,7 @@ def test_facts_cannot_break_out_of_their_field(folder: Path) -> None:
     """Nothing that an actor is called reaches a rule as anything but text."""
     only(folder, '@id("a") permit (principal, action, resource) when { context.actor == "a" };')
     engine = CedarEngine(folder)
-    request = Request(actor="a", role=Role.OPERATOR, action=Action.READ_LOG)
+    request = AccessRequest(actor="a", role=Role.OPERATOR, action=Action.READ_LOG)
 
     assert engine.judge(request) == ("a",)
     object.__setattr__(request, "actor", '","actor":"a')

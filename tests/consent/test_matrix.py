@@ -6,9 +6,9 @@ import pytest
 from consent.access import (
     SHIPPED_DIGEST,
     AccessDenied,
+    AccessRequest,
     Action,
     PolicyEngine,
-    Request,
     Role,
 )
 from consent.cedar import CedarEngine
@@ -28,11 +28,11 @@ READS = {
 MATRIX = RoleMatrix()
 
 
-def everything(role: Role, action: Action) -> Iterator[Request]:
+def everything(role: Role, action: Action) -> Iterator[AccessRequest]:
     for owner, author, masked, mfa in itertools.product(
         ("", "me", "you"), ("", "me", "you"), (False, True), (None, 0, 300, 301)
     ):
-        yield Request(
+        yield AccessRequest(
             actor="me",
             role=role,
             action=action,
@@ -43,14 +43,14 @@ def everything(role: Role, action: Action) -> Iterator[Request]:
         )
 
 
-def answer(engine: PolicyEngine, request: Request) -> tuple[str, ...] | str:
+def answer(engine: PolicyEngine, request: AccessRequest) -> tuple[str, ...] | str:
     try:
         return engine.judge(request)
     except AccessDenied as refusal:
         return refusal.reason
 
 
-def permitted(role: Role, action: Action) -> list[Request]:
+def permitted(role: Role, action: Action) -> list[AccessRequest]:
     return [r for r in everything(role, action) if isinstance(answer(MATRIX, r), tuple)]
 
 
@@ -137,9 +137,9 @@ def test_withdrawing_asks_no_more_than_agreeing() -> None:
 
 
 def test_a_refusal_says_why() -> None:
-    request = Request(actor="me", role=Role.ENGINEER, action=Action.WITHDRAW)
+    request = AccessRequest(actor="me", role=Role.ENGINEER, action=Action.WITHDRAW)
     with pytest.raises(AccessDenied, match="no rule permits withdraw to the role engineer"):
         MATRIX.judge(request)
-    request = Request(actor="me", role=Role.POLICY_APPROVER, action=Action.ACTIVATE_POLICY)
+    request = AccessRequest(actor="me", role=Role.POLICY_APPROVER, action=Action.ACTIVATE_POLICY)
     with pytest.raises(AccessDenied, match=r"activate_policy is forbidden to the role .* by step-"):
         MATRIX.judge(request)

@@ -12,9 +12,9 @@ from consent.access import (
     Access,
     AccessDenied,
     AccessGrant,
+    AccessRequest,
     Action,
     PolicyEngine,
-    Request,
     Role,
 )
 from consent.cedar import CedarEngine
@@ -97,7 +97,7 @@ def test_the_whole_life_of_a_first_policy_needs_no_policy_before_it(log: Log) ->
     access = Access(engine, log, activated=rulebook.active_digest)
 
     def ask(actor: str, role: Role, action: Action, author: str = "") -> AccessGrant:
-        request = Request(
+        request = AccessRequest(
             actor=actor,
             role=role,
             action=action,
@@ -107,7 +107,7 @@ def test_the_whole_life_of_a_first_policy_needs_no_policy_before_it(log: Log) ->
         )
         return access.authorize(request, at=10)
 
-    read = Request(actor="eve", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
+    read = AccessRequest(actor="eve", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
     with pytest.raises(AccessDenied, match="no policy was activated yet"):
         access.authorize(read, at=10)
     grant = ask("ann", AUTHOR, Action.PROPOSE_POLICY)
@@ -123,7 +123,7 @@ def test_after_another_activation_the_old_rules_open_nothing(
 ) -> None:
     activate(rulebook, grant, approve(rulebook, grant, propose(rulebook, grant).index).index)
     access = Access(RoleMatrix(), log, activated=rulebook.active_digest)
-    read = Request(actor="eve", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
+    read = AccessRequest(actor="eve", role=Role.COMPLIANCE_OFFICER, action=Action.READ_LOG)
     access.authorize(read, at=31)
     engine = CedarEngine(another)
     index = propose(rulebook, grant, PolicyFiles.read(another), at=40).index
@@ -213,9 +213,9 @@ def test_a_policy_survives_a_restart(
 steps = st.lists(
     st.tuples(
         st.sampled_from(["policy.proposed", "policy.approved", "policy.activated"]),
-        st.integers(0, 3),
+        st.integers(0, 1),
         st.sampled_from(["ann", "bo"]),
-        st.sampled_from(["aa", "bb"]),
+        st.just("aa"),
     ),
     max_size=6,
 )
@@ -243,11 +243,29 @@ def test_whatever_a_log_says_nothing_is_in_force_without_two_people(
         assert all(p.approver not in {None, p.author} for p in in_force)
 
 
-def test_a_step_that_could_not_have_been_taken_is_not_believed(rulebook: Rulebook) -> None:
-    rulebook._topic.append(
-        {"type": "policy.activated", "v": 1, "at": 1, "digest": "aa", "proposal": 0}
-    )
-    with pytest.raises(LogError, match="entry 0 is a step of a policy that could not have been"):
+BEGUN: dict[str, JsonValue] = {"type": "policy.proposed", "author": "ann", "replaces": ""}
+SEEN: dict[str, JsonValue] = {"type": "policy.approved", "proposal": 0, "approver": "bo"}
+LIVE: dict[str, JsonValue] = {"type": "policy.activated", "proposal": 0}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [LIVE],
+        [BEGUN, LIVE],
+        [BEGUN, {**SEEN, "approver": "ann"}],
+        [BEGUN, SEEN, SEEN],
+        [BEGUN, SEEN, LIVE, LIVE],
+        [BEGUN, SEEN, {**LIVE, "digest": "bb"}],
+        [{**BEGUN, "replaces": "bb"}, SEEN, LIVE],
+    ],
+)
+def test_a_step_that_could_not_have_been_taken_is_not_believed(
+    rulebook: Rulebook, said: list[dict[str, JsonValue]]
+) -> None:
+    for event in said:
+        rulebook._topic.append({"v": 1, "at": 1, "digest": "aa", **event})
+    with pytest.raises(LogError, match=f"entry {len(said) - 1} is a step of a policy that could"):
         rulebook.proposals()
 
 
