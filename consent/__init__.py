@@ -32,11 +32,11 @@ from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
 from consent.lineage import (
     AffectedModel,
-    Clocks,
     Lineage,
     ModelVersion,
     Remedies,
     Remedy,
+    RemedyClocks,
     RemedyError,
     trace,
 )
@@ -52,19 +52,7 @@ from consent.processing import (
     ProcessingRegister,
     register_processing,
 )
-from consent.propagation import (
-    Backoff,
-    Delivery,
-    NoticeError,
-    Outbox,
-    Outcome,
-    Overdue,
-    Recipient,
-    SignedMessage,
-    WithdrawalNotice,
-    acknowledge,
-    verify_notice,
-)
+from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
 from consent.purpose import (
     TERMS,
     Profile,
@@ -81,6 +69,14 @@ from consent.state import Standing, Status
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
 from consent.verify import Verdict, verify_published
+from consent.withdrawal import (
+    Acknowledgement,
+    NoticeError,
+    SignedMessage,
+    WithdrawalNotice,
+    acknowledge,
+    verify_notice,
+)
 from consent.witness import EquivocationError, Witness, verify_equivocation
 
 __all__ = [
@@ -90,6 +86,7 @@ __all__ = [
     "AccessDenied",
     "AccessGrant",
     "AccessRequest",
+    "Acknowledgement",
     "Action",
     "Activity",
     "AffectedModel",
@@ -100,7 +97,6 @@ __all__ = [
     "Backoff",
     "CanonicalError",
     "Checkpoint",
-    "Clocks",
     "ConsentChoice",
     "ConsentRecord",
     "Controller",
@@ -143,6 +139,7 @@ __all__ = [
     "Register",
     "Remedies",
     "Remedy",
+    "RemedyClocks",
     "RemedyError",
     "Role",
     "RoleMatrix",

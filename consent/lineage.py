@@ -32,7 +32,7 @@ class Remedy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clocks:
+class RemedyClocks:
     """How long a node gives itself, counted from a withdrawal; its choice, not a law's number.
 
     Attributes:
@@ -102,7 +102,7 @@ def trace(
     models: Iterable[ModelVersion],
     *,
     withdrawn_at: int,
-    clocks: Clocks,
+    clocks: RemedyClocks,
     at: int,
 ) -> Lineage:
     """Tell which runs, rounds and model versions used a person, and what is to be done.

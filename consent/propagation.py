@@ -12,26 +12,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consent.canonical import CanonicalError, JsonValue, format_canonical, parse_canonical
-from consent.event import LogError, is_count, is_version
-from consent.identity import Identity, PublicIdentity, SignatureError
+from consent.canonical import JsonValue
+from consent.event import LogError
+from consent.identity import Identity, PublicIdentity
 from consent.log import Log
 from consent.purpose import Purpose
 from consent.topic import Topic
+from consent.withdrawal import (
+    ACK,
+    NOTICE,
+    Acknowledgement,
+    NoticeError,
+    SignedMessage,
+    WithdrawalNotice,
+    verify_message,
+)
 
 QUEUED, SENT = "propagation.queued", "propagation.sent"
 ACKED, OVERDUE = "propagation.acked", "propagation.overdue"
-_NOTICE, _ACK = "withdrawal.notice", "withdrawal.ack"
 _MINUTE_MS = 60_000
 _TABLE = """CREATE TABLE IF NOT EXISTS outbox (notice TEXT PRIMARY KEY,
     withdrawal INTEGER NOT NULL, recipient TEXT NOT NULL, vkey TEXT NOT NULL, message BLOB,
     signature BLOB, sha256 TEXT NOT NULL, queued_at INTEGER NOT NULL, attempts INTEGER NOT NULL,
     next_at INTEGER NOT NULL, acked_at INTEGER, alarmed_at INTEGER, ack BLOB, ack_signature BLOB,
     UNIQUE (withdrawal, recipient)) WITHOUT ROWID"""
-
-
-class NoticeError(Exception):
-    """A notice or an acknowledgement is not what it must be, or not from whom it should be."""
 
 
 class Outcome(StrEnum):
@@ -78,80 +82,6 @@ class Backoff:
         return min(self.first_ms << min(attempts - 1, 63), self.most_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class SignedMessage:
-    """A message with its signature, as it travels.
-
-    Attributes:
-        message: Canonical JSON.
-        signature: 64 bytes of Ed25519 in the context of the message's type.
-    """
-
-    message: bytes
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WithdrawalNotice:
-    """What a recipient is told.
-
-    Attributes:
-        notice_id: Random id; also the key by which a repeated notice is recognised.
-        sender: Name of the node.
-        recipient: Name of who is told.
-        handle: How the recipient knows the person; empty when it holds nothing about one.
-        purposes: What was withdrawn, of the purposes the recipient is concerned with.
-        at: When it was withdrawn, epoch milliseconds.
-    """
-
-    notice_id: str
-    sender: str
-    recipient: str
-    handle: str
-    purposes: frozenset[Purpose]
-    at: int
-
-    def format(self) -> bytes:
-        """Write the notice in its only spelling."""
-        return format_canonical(
-            {
-                "type": _NOTICE,
-                "v": 1,
-                "notice": self.notice_id,
-                "sender": self.sender,
-                "recipient": self.recipient,
-                "handle": self.handle,
-                "purposes": [str(purpose) for purpose in sorted(self.purposes)],
-                "at": self.at,
-            }
-        )
-
-    @classmethod
-    def parse(cls, message: bytes) -> "WithdrawalNotice":
-        """Read a notice; raise `NoticeError` when it is none."""
-        match _parse(message, _NOTICE):
-            case {
-                "notice": str(notice_id),
-                "sender": str(sender),
-                "recipient": str(recipient),
-                "handle": str(handle),
-                "purposes": list(names),
-                "at": int(at),
-                **rest,
-            } if not rest and is_count(at):
-                notice = cls(
-                    notice_id=notice_id,
-                    sender=sender,
-                    recipient=recipient,
-                    handle=handle,
-                    purposes=_purposes(names),
-                    at=at,
-                )
-                if notice.format() == message:
-                    return notice
-        raise NoticeError("a notice of withdrawal cannot be read")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """A notice that should be sent now.
@@ -184,43 +114,6 @@ class Overdue:
     recipient: str
     queued_at: int
     attempts: int
-
-
-def verify_notice(
-    signed: SignedMessage, *, sender: PublicIdentity, recipient: str
-) -> WithdrawalNotice:
-    """Return a notice of a sender to a recipient.
-
-    Raises:
-        NoticeError: It is not the sender's, not for this recipient, or no notice at all.
-    """
-    _verify(signed, by=sender, context=_NOTICE)
-    notice = WithdrawalNotice.parse(signed.message)
-    if (notice.sender, notice.recipient) != (sender.name, recipient):
-        raise NoticeError(f"the notice is not one from {sender.name} to {recipient}")
-    return notice
-
-
-def acknowledge(
-    signed: SignedMessage, *, sender: PublicIdentity, identity: Identity, at: int
-) -> SignedMessage:
-    """Verify a notice and sign that it was received and is being followed.
-
-    Raises:
-        NoticeError: The notice is not the sender's, or not for this identity.
-    """
-    notice = verify_notice(signed, sender=sender, recipient=identity.name)
-    message = format_canonical(
-        {
-            "type": _ACK,
-            "v": 1,
-            "notice": notice.notice_id,
-            "sha256": hashlib.sha256(signed.message).hexdigest(),
-            "recipient": identity.name,
-            "at": at,
-        }
-    )
-    return SignedMessage(message, identity.sign(_ACK, message))
 
 
 class Outbox:
@@ -338,17 +231,29 @@ class Outbox:
             NoticeError: No acknowledgement, of no notice of this node, of another text, or not
                 signed by the recipient; the notice stays open.
         """
-        match _parse(signed.message, _ACK):
-            case {
-                "notice": str(notice_id),
-                "sha256": str(digest),
-                "recipient": str(recipient),
-                "at": int(),
-                **rest,
-            } if not rest:
-                self._accept(signed, (notice_id, recipient, digest), at=at)
-            case _:
-                raise NoticeError("an acknowledgement cannot be read")
+        claim = Acknowledgement.parse(signed.message)
+        named = (claim.notice_id, claim.recipient, claim.sha256)
+        with self._log.transaction() as transaction:
+            row = transaction.connection.execute(
+                "SELECT vkey, notice, recipient, sha256, acked_at FROM outbox WHERE notice = ?",
+                (claim.notice_id,),
+            ).fetchone()
+            if row is None or tuple(row[1:4]) != named:
+                raise NoticeError("the acknowledgement is of no notice of this node")
+            known = self._recipients.get(claim.recipient)
+            key = PublicIdentity.parse(row[0]) if known is None else known.identity
+            verify_message(signed, by=key, context=ACK)
+            if row[4] is not None:
+                return
+            # What it said about the person is no longer needed; secure_delete overwrites it.
+            transaction.connection.execute(
+                "UPDATE outbox SET acked_at = ?, ack = ?, ack_signature = ?, message = NULL,"
+                " signature = NULL WHERE notice = ?",
+                (at, signed.message, signed.signature, claim.notice_id),
+            )
+            event = _event(ACKED, claim.notice_id, claim.recipient, at=at)
+            digest = hashlib.sha256(signed.message).hexdigest()
+            self._topic.append({**event, "sha256": digest})
 
     def overdue(self, *, at: int, limit_ms: int) -> list[Overdue]:
         """Return what was not acknowledged within a limit, the longest waiting first."""
@@ -430,7 +335,7 @@ class Outbox:
                     name,
                     recipient.identity.format(),
                     message,
-                    self._identity.sign(_NOTICE, message),
+                    self._identity.sign(NOTICE, message),
                     hashlib.sha256(message).hexdigest(),
                     at,
                     at,
@@ -440,53 +345,6 @@ class Outbox:
             self._topic.append(_event(QUEUED, notice.notice_id, name, at=at - at % _MINUTE_MS))
             return notice.notice_id
 
-    def _accept(self, signed: SignedMessage, claim: tuple[str, str, str], *, at: int) -> None:
-        notice_id, recipient, _ = claim
-        with self._log.transaction() as transaction:
-            row = transaction.connection.execute(
-                "SELECT vkey, notice, recipient, sha256, acked_at FROM outbox WHERE notice = ?",
-                (notice_id,),
-            ).fetchone()
-            if row is None or tuple(row[1:4]) != claim:
-                raise NoticeError("the acknowledgement is of no notice of this node")
-            known = self._recipients.get(recipient)
-            key = PublicIdentity.parse(row[0]) if known is None else known.identity
-            _verify(signed, by=key, context=_ACK)
-            if row[4] is not None:
-                return
-            # What it said about the person is no longer needed; secure_delete overwrites it.
-            transaction.connection.execute(
-                "UPDATE outbox SET acked_at = ?, ack = ?, ack_signature = ?, message = NULL,"
-                " signature = NULL WHERE notice = ?",
-                (at, signed.message, signed.signature, notice_id),
-            )
-            event = _event(ACKED, notice_id, recipient, at=at)
-            digest = hashlib.sha256(signed.message).hexdigest()
-            self._topic.append({**event, "sha256": digest})
-
 
 def _event(kind: str, notice_id: str, recipient: str, *, at: int) -> dict[str, JsonValue]:
     return {"type": kind, "v": 1, "at": at, "notice": notice_id, "recipient": recipient}
-
-
-def _verify(signed: SignedMessage, *, by: PublicIdentity, context: str) -> None:
-    try:
-        by.verify(context, signed.message, signed.signature)
-    except SignatureError as error:
-        raise NoticeError(f"the message was not signed by {by.name}") from error
-
-
-def _parse(message: bytes, kind: str) -> dict[str, JsonValue]:
-    try:
-        value = parse_canonical(message)
-    except CanonicalError as error:
-        raise NoticeError("a message about a withdrawal must be canonical JSON") from error
-    if not (isinstance(value, dict) and value.get("type") == kind and is_version(value.get("v"))):
-        raise NoticeError(f"the message is not a {kind} of version 1")
-    return {key: field for key, field in value.items() if key not in {"type", "v"}}
-
-
-def _purposes(names: list[JsonValue]) -> frozenset[Purpose]:
-    if not all(isinstance(name, str) and name in set(Purpose) for name in names):
-        raise NoticeError("a notice names a purpose that is not known")
-    return frozenset(Purpose(str(name)) for name in names)

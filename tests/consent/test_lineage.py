@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from consent import Gate, Log, LogError, Notice, Purpose, Register, Use, UseKind
 from consent.lineage import (
     AffectedModel,
-    Clocks,
     ModelVersion,
     Remedies,
     Remedy,
+    RemedyClocks,
     RemedyError,
     trace,
 )
 
 DAY = 86_400_000
 T = 100 * DAY + 12_345
-CLOCKS = Clocks(retrain_ms=21 * DAY, retire_ms=30 * DAY)
+CLOCKS = RemedyClocks(retrain_ms=21 * DAY, retire_ms=30 * DAY)
 OLD = ModelVersion(version="churn-1", rounds=frozenset({("r1", 0), ("r1", 1)}))
 NEXT = ModelVersion(
     version="churn-2", rounds=frozenset({("r2", 0)}), parents=frozenset({"churn-1"})
@@ -101,7 +101,7 @@ def test_models_that_cannot_be_traced_are_refused() -> None:
 @pytest.mark.parametrize(("retrain", "retire"), [(0, DAY), (2 * DAY, DAY)])
 def test_clocks_that_make_no_sense_are_refused(retrain: int, retire: int) -> None:
     with pytest.raises(ValueError, match="must be retrained after a day or more, and before it"):
-        Clocks(retrain_ms=retrain, retire_ms=retire)
+        RemedyClocks(retrain_ms=retrain, retire_ms=retire)
 
 
 def test_the_gate_knows_the_rounds_of_a_person(

@@ -1,3 +1,5 @@
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,12 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consent import Identity, Log, LogError, Purpose, Register, format_canonical
-from consent.propagation import (
-    Backoff,
+from consent.propagation import Backoff, Outbox, Outcome, Recipient
+from consent.withdrawal import (
     NoticeError,
-    Outbox,
-    Outcome,
-    Recipient,
     SignedMessage,
     WithdrawalNotice,
     acknowledge,
@@ -24,7 +23,6 @@ T = 1_000_000
 BACKOFF = Backoff(first_ms=10, most_ms=35)
 PARTNER = Identity.generate("partner.example")
 OTHER = Identity.generate("other.example")
-NODE = Identity.generate("brand-a.example/log")
 HANDLES = {"partner.example": "p-anna", "other.example": ""}
 
 
@@ -267,9 +265,6 @@ def ack_of(
     context: str = "withdrawal.ack",
     **changes: object,
 ) -> SignedMessage:
-    import hashlib
-    import json
-
     notice = json.loads(signed.message)
     message = format_canonical(
         {
@@ -356,68 +351,3 @@ def test_an_outbox_that_is_not_what_the_log_says_is_detected(
         transaction.connection.execute(forgery)
     with pytest.raises(LogError, match=r"the outbox of .* is not what its log adds up to"):
         outbox.verify()
-
-
-notices = st.builds(
-    WithdrawalNotice,
-    notice_id=st.text("0123456789abcdef", max_size=32),
-    sender=st.sampled_from(["a", "ä", NODE.name]),
-    recipient=st.sampled_from(["b", "c"]),
-    handle=st.text("xyz ", max_size=5),
-    purposes=st.frozensets(st.sampled_from(Purpose), max_size=3),
-    at=st.integers(0, 2**53 - 1),
-)
-
-
-@given(notices)
-def test_a_notice_reads_as_it_was_written(notice: WithdrawalNotice) -> None:
-    assert WithdrawalNotice.parse(notice.format()) == notice
-
-
-@given(notices, st.data())
-def test_a_changed_notice_raises_only_our_error(
-    notice: WithdrawalNotice, data: st.DataObject
-) -> None:
-    message = bytearray(notice.format())
-    place = data.draw(st.integers(0, len(message) - 1))
-    message[place] ^= data.draw(st.integers(1, 255))
-    try:
-        found = WithdrawalNotice.parse(bytes(message))
-    except NoticeError:
-        return
-    assert found.format() == message
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"purposes": ["spam"]}, "a notice names a purpose that is not known"),
-        ({"purposes": [1]}, "a notice names a purpose that is not known"),
-        ({"purposes": ["lookalike", "contact"]}, "a notice of withdrawal cannot be read"),
-        ({"at": -1}, "a notice of withdrawal cannot be read"),
-        ({"at": True}, "a notice of withdrawal cannot be read"),
-        ({"more": 1}, "a notice of withdrawal cannot be read"),
-        ({"v": True}, "is not a withdrawal.notice of version 1"),
-    ],
-    ids=str,
-)
-def test_a_notice_is_refused(change: dict[str, object], message: str) -> None:
-    fields = {
-        "type": "withdrawal.notice",
-        "v": 1,
-        "notice": "00",
-        "sender": "a",
-        "recipient": "b",
-        "handle": "",
-        "purposes": ["contact"],
-        "at": 1,
-    }
-    WithdrawalNotice.parse(format_canonical(fields))  # type: ignore[arg-type]
-    with pytest.raises(NoticeError, match=message):
-        WithdrawalNotice.parse(format_canonical({**fields, **change}))  # type: ignore[arg-type]
-
-
-@given(st.binary(max_size=40))
-def test_garbage_raises_only_our_error(garbage: bytes) -> None:
-    with pytest.raises(NoticeError):
-        WithdrawalNotice.parse(garbage)
