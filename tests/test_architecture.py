@@ -50,6 +50,7 @@ ROOMS = {
         "privacy.ledger",
         "tillpact.doctor",
     },
+    "cedarpy": {"consent.cedar"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
     "typer": {"tillpact.cli"},

@@ -1,9 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from consent import Identity, Log, Notice, Profile, Register, TrustPolicy
+from consent.access import SHIPPED_DIGEST, Access, AccessGrant, AccessRequest, Action, Role
+from consent.matrix import RoleMatrix
 
 
 @pytest.fixture
@@ -39,3 +41,27 @@ def register(log: Log) -> Register:
 @pytest.fixture
 def notice() -> Notice:
     return Notice(id="privacy", version=7, language="zh-CN", sha256="ab" * 32)
+
+
+@pytest.fixture
+def access(log: Log) -> Access:
+    """The shipped rules, in force."""
+    return Access(RoleMatrix(), log, activated=lambda: SHIPPED_DIGEST)
+
+
+@pytest.fixture
+def grant(access: Access) -> Callable[..., AccessGrant]:
+    def grant(
+        role: Role, action: Action, about: str, *, at: int, actor: str = "", author: str = ""
+    ) -> AccessGrant:
+        request = AccessRequest(
+            actor=actor or f"{role}-1",
+            role=role,
+            action=action,
+            about=about,
+            author=author,
+            mfa_age_s=0,
+        )
+        return access.authorize(request, at=at)
+
+    return grant

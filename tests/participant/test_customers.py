@@ -76,7 +76,9 @@ def permit(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PermittedV
     use = Use(kind=UseKind.FEATURE)
     issued = node.gate.open(PURPOSE, node.table.subjects, use=use, at=node.clock()).permit
     federation.close()
-    return lambda mask: PermittedView(issued, np.asarray(mask, dtype=np.bool_))
+    return lambda mask: PermittedView(
+        permit=issued, mask=np.asarray(mask, dtype=np.bool_), rows=np.arange(len(mask))
+    )
 
 
 def churn(table: CustomerTable, view: PermittedView) -> tuple[NDArray[np.float64], ...]:
