@@ -187,6 +187,9 @@ def _answers(receipt: Receipt, language: Language) -> str:
 
 def _origin(receipt: Receipt, language: Language) -> str:
     notice = receipt.notice
+    version = _say(f"version {notice.version}", f"第 {notice.version} 版")
+    shown = f"{notice.id}, {version.say(language)}"
+    entry = _say(f"entry {receipt.index}", f"条目 {receipt.index}")
     final = receipt.status is ReceiptStatus.FINAL
     proved = (
         _say("Final: your choice is proved to be in the log", "最终：已证明您的选择记入日志")
@@ -201,10 +204,10 @@ def _origin(receipt: Receipt, language: Language) -> str:
         (_say("Where", "渠道"), receipt.channel),
         (
             _say("Notice shown", "所示告知书"),
-            f"{notice.id} {notice.version} ({notice.language}), {receipt.controller.notice_url}",
+            f"{shown} ({notice.language}), {receipt.controller.notice_url}",
         ),
         (_say("Its fingerprint", "告知书指纹"), notice.sha256),
-        (_say("Log", "日志"), f"{receipt.issuer}, {receipt.index}"),
+        (_say("Log", "日志"), f"{receipt.issuer}, {entry.say(language)}"),
         (_say("Status", "状态"), proved.say(language)),
     )
     note = _say(
