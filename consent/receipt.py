@@ -40,8 +40,8 @@ __all__ = [
     "Receipt",
     "ReceiptError",
     "ReceiptStatus",
-    "finalise",
-    "issue",
+    "finalise_receipt",
+    "issue_receipt",
     "make_subject_key",
     "verify_receipt",
 ]
@@ -151,7 +151,7 @@ def make_subject_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def issue(
+def issue_receipt(
     record: ConsentRecord,
     *,
     issuer: Identity,
@@ -202,7 +202,7 @@ def issue(
     return _sign(receipt, issuer)
 
 
-def finalise(text: str, *, issuer: Identity, proof: LogProof) -> str:
+def finalise_receipt(text: str, *, issuer: Identity, proof: LogProof) -> str:
     """Sign a receipt again, now with the proof that its act is in the log.
 
     Args:

@@ -17,8 +17,8 @@ from consent.receipt import (
     Receipt,
     ReceiptError,
     ReceiptStatus,
-    finalise,
-    issue,
+    finalise_receipt,
+    issue_receipt,
     make_subject_key,
     verify_receipt,
 )
@@ -34,7 +34,7 @@ LOG: Identity = MAKE["LOG"]
 RECORD: ConsentRecord = MAKE["RECORD"]
 POLICY = TrustPolicy.parse(MAKE["POLICY"])
 PENDING: str = MAKE["issued"]()
-FINAL = finalise(PENDING, issuer=LOG, proof=MAKE["prove"](RECORD))
+FINAL = finalise_receipt(PENDING, issuer=LOG, proof=MAKE["prove"](RECORD))
 
 
 def test_the_script_makes_the_stored_vectors() -> None:
@@ -202,7 +202,7 @@ def record(register: Register, notice: Notice) -> ConsentRecord:
 
 
 def issue_for(record: ConsentRecord, identity: Identity) -> str:
-    return issue(
+    return issue_receipt(
         record,
         issuer=identity,
         controller=MAKE["CONTROLLER"],
@@ -222,12 +222,12 @@ def test_a_register_a_log_and_a_receipt_agree(
     log.append({"type": "node.created", "v": 1, "at": 70_001})
     log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=80_000), policy)
     proof = prove_entry(log, record.index, extra=opening(log, record.index))
-    final = finalise(pending, issuer=identity, proof=proof)
+    final = finalise_receipt(pending, issuer=identity, proof=proof)
 
     receipt = verify_receipt(final, identity.public, policy)
     assert receipt.status is ReceiptStatus.FINAL
     assert receipt.subject_key == verify_receipt(pending, identity.public).subject_key
-    again = finalise(final, issuer=identity, proof=proof)
+    again = finalise_receipt(final, issuer=identity, proof=proof)
     assert again == final
 
 
@@ -249,7 +249,7 @@ def test_a_proof_that_shows_nothing_is_not_signed() -> None:
         MAKE["prove"](replace(RECORD, separate=True)),
     ):
         with pytest.raises(ReceiptError):
-            finalise(PENDING, issuer=LOG, proof=wrong)
+            finalise_receipt(PENDING, issuer=LOG, proof=wrong)
 
 
 def test_an_opened_entry_that_is_no_event_proves_nothing() -> None:
@@ -266,7 +266,7 @@ def test_an_opened_entry_that_is_no_event_proves_nothing() -> None:
     proof = LogProof(index=0, hashes=(), checkpoint=note, extra=extra)
 
     with pytest.raises(ReceiptError, match="the entry of the log does not open to an event"):
-        finalise(pending, issuer=LOG, proof=proof)
+        finalise_receipt(pending, issuer=LOG, proof=proof)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_record_that_cannot_be_printed_is_not_signed(
 
 def test_a_short_subject_key_is_not_signed() -> None:
     with pytest.raises(ValueError, match="must be 43 to 128 base64url characters"):
-        issue(
+        issue_receipt(
             RECORD,
             issuer=LOG,
             controller=MAKE["CONTROLLER"],
@@ -306,7 +306,7 @@ def test_a_receipt_that_would_be_too_long_is_not_signed() -> None:
     filler = "— stranger.example " + base64.b64encode(bytes(900)).decode() + "\n"
 
     with pytest.raises(ValueError, match="a receipt must have at most 65536 characters"):
-        finalise(
+        finalise_receipt(
             PENDING,
             issuer=LOG,
             proof=replace(proof, checkpoint=proof.checkpoint + filler * 60),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from consent import Profile, Purpose
 from consent.instant import format_minute
 from consent.purpose import TERMS
-from consent.receipt import Receipt, finalise, verify_receipt
+from consent.receipt import Receipt, finalise_receipt, verify_receipt
 from consent.receipt_page import format_page
 from consent.wording import RIGHTS, Language, Words, data_of, describe, phrase, recipients_of, title
 
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[1] / "vectors" / "receipt"
 MAKE = runpy.run_path(str(FOLDER / "make.py"))
 LOG = MAKE["LOG"]
 RECEIPT: Receipt = verify_receipt(
-    finalise(MAKE["issued"](), issuer=LOG, proof=MAKE["prove"](MAKE["RECORD"])), LOG.public
+    finalise_receipt(MAKE["issued"](), issuer=LOG, proof=MAKE["prove"](MAKE["RECORD"])), LOG.public
 )
 EMPTY_ELEMENTS = {"meta"}
 

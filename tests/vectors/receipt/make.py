@@ -26,7 +26,7 @@ from consent import (
 from consent.canonical import JsonValue, format_canonical, parse_canonical
 from consent.controller import Controller
 from consent.merkle import inclusion_proof, leaf_hash, tree_root
-from consent.receipt import finalise, issue
+from consent.receipt import finalise_receipt, issue_receipt
 from consent.register import ConsentRecord
 from consent.sealed import SubjectRef, sealed_leaf
 from consent.tlog_proof import LogProof
@@ -150,7 +150,7 @@ def forge(payload: bytes, *, header: dict[str, JsonValue] | bytes = HEADER) -> s
 
 def issued(record: ConsentRecord = RECORD, controller: Controller = CONTROLLER) -> str:
     """Return a pending receipt."""
-    return issue(
+    return issue_receipt(
         record,
         issuer=LOG,
         controller=controller,
@@ -176,7 +176,7 @@ def changed(text: str, change: Callable[[dict[str, JsonValue]], object]) -> str:
 def vectors() -> dict[str, Vector]:
     """Return every case by its name: why, receipt, issuer, policy, and the error or null."""
     pending = issued()
-    final = finalise(pending, issuer=LOG, proof=prove(RECORD))
+    final = finalise_receipt(pending, issuer=LOG, proof=prove(RECORD))
     head, body, signature = pending.split(".")
     payload = decode(body)
 
@@ -210,7 +210,7 @@ def vectors() -> dict[str, Vector]:
     def drop(key: str) -> str:
         return changed(pending, lambda payload: payload.pop(key))
 
-    stranger = issue(
+    stranger = issue_receipt(
         RECORD,
         issuer=OTHER,
         controller=CONTROLLER,
