@@ -384,8 +384,9 @@ def _payload(receipt: Receipt) -> dict[str, JsonValue]:
 
 def _parse_payload(data: bytes) -> Receipt:
     try:
-        receipt = _read_payload(Fields(parse_canonical(data), where="the receipt"))
-        if format_canonical(_payload(receipt)) != data:
+        value = parse_canonical(data)
+        receipt = _read_payload(Fields(value, where="the receipt"))
+        if _payload(receipt) != value:
             raise ValueError("its status or its origin contradicts its other fields")
     except (ValueError, NoteError) as error:
         raise ReceiptError(f"the receipt is signed but cannot be read: {error}") from error

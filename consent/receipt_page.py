@@ -24,7 +24,7 @@ _STYLE = """
 :root{--ink:#1d2430;--quiet:#5a6472;--paper:#f4f2ec;--card:#fff;--line:#d9d5cb;--yes:#0b6b5d;
 --no:#8a3b12}
 *{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,
+body{margin:0;background:var(--paper);color:var(--ink);font:1rem/1.55 system-ui,-apple-system,
 "Segoe UI","Noto Sans","PingFang SC","Microsoft YaHei","Noto Sans CJK SC",sans-serif}
 article{max-width:46rem;margin:1.5rem auto;padding:2rem 2.25rem;background:var(--card);
 border:1px solid var(--line);border-radius:.75rem}
@@ -50,10 +50,12 @@ code{font:.86em ui-monospace,"SF Mono",Consolas,monospace;overflow-wrap:anywhere
 footer{margin-top:1.9rem;border-top:1px solid var(--line);padding-top:.9rem;font-size:.9rem;
 color:var(--quiet)}
 @media(max-width:36rem){article{padding:1.3rem 1.1rem;border-radius:0;border-width:1px 0}
-dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.35rem}}
-@media print{body{background:#fff;font-size:10.5pt}nav{display:none}
+nav{padding:0 1.1rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.35rem}}
+@media print{html{font-size:9pt}body{background:#fff;line-height:1.4}nav{display:none}
+h2{margin:1rem 0 .25rem}.rights{columns:2}.said>li{margin:.45rem 0}footer{margin-top:.8rem}
+footer h2{margin-top:0}dl{grid-template-columns:auto 1fr auto 1fr}
 article{border:0;margin:0;padding:0;max-width:none}
-article+article{break-before:page}h2{break-after:avoid}@page{margin:18mm}}
+article+article{break-before:page}h2{break-after:avoid}@page{margin:14mm}}
 """
 
 

@@ -333,13 +333,10 @@ def test_a_missing_mandatory_field_that_is_only_told_to_people_is_named() -> Non
         parse_27560(json.dumps(document))
 
 
-def test_true_is_not_one() -> None:
-    with pytest.raises(InterchangeError, match="stepsToGive is not what this version"):
-        parse_27560(
-            _changed(
-                "dpv:hasProcess", 1, "dpv:hasConsentControl", 0, "tillpact:stepsToGive", to=True
-            )
-        )
+def test_false_is_not_zero() -> None:
+    text = _changed("dpv:hasProcess", 1, "tillpact:needsSeparateConsent", to=0)
+    with pytest.raises(InterchangeError, match="needsSeparateConsent is not what this version"):
+        parse_27560(text)
 
 
 def test_a_record_that_json_cannot_hold_is_not_written() -> None:

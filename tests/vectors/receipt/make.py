@@ -375,6 +375,12 @@ def vectors() -> dict[str, Vector]:
         "proof-signed-by-another-key": case(
             "a checkpoint of the same name", proved(prove(RECORD, signer=OTHER)), "is not signed by"
         ),
+        "proof-signed-by-another-key-without-policy": case(
+            "a checkpoint of the same name, and only the issuer's key is known",
+            proved(prove(RECORD, signer=OTHER)),
+            "is not signed by",
+            None,
+        ),
         "proof-of-another-entry": case(
             "index 4 of the same log", proved(prove(RECORD, index=4)), "is of entry 4, not of 3"
         ),
