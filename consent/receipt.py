@@ -30,7 +30,6 @@ from consent.note import NoteError
 from consent.purpose import Profile, Purpose
 from consent.register import ConsentRecord, Notice
 from consent.sealed import sealed_leaf
-from consent.state import RECORDED
 from consent.tlog_proof import LogProof
 from consent.trust import TrustPolicy
 from consent.wording import Right, Words
@@ -49,6 +48,7 @@ __all__ = [
 ALGORITHM, TYPE, SCHEMA = "Ed25519", "consent-receipt+jwt", "tillpact.consent-receipt/1"
 MOST_CHARACTERS = 65_536
 _SALT_BYTES = 32
+_ACTS = ("consent.recorded", "consent.renewed")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43,128}")
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -311,15 +311,16 @@ def _check_event(receipt: Receipt, event: bytes) -> None:
         said = parse_canonical(event)
     except CanonicalError as error:
         raise ReceiptError("the entry of the log does not open to an event") from error
+    if not isinstance(said, dict) or said.get("type") not in _ACTS:
+        raise ReceiptError("the entry of the log is not about a choice of a person")
     for key, value in _event_fields(receipt).items():
-        if not isinstance(said, dict) or said.get(key) != value:
+        if said.get(key) != value:
             raise ReceiptError(f"the entry of the log says another {key} than the receipt")
 
 
 def _event_fields(receipt: Receipt) -> dict[str, JsonValue]:
     """Return what the register must have logged for this receipt."""
     fields: dict[str, JsonValue] = {
-        "type": RECORDED,
         "at": receipt.effective_at,
         "record": receipt.record_id,
         "given": [*sorted(line.purpose.value for line in receipt.given)],

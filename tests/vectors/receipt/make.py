@@ -117,10 +117,15 @@ def event_of(record: ConsentRecord) -> dict[str, JsonValue]:
 
 
 def prove(
-    record: ConsentRecord, *, index: int = 3, signer: Identity = LOG, cosigned: bool = True
+    record: ConsentRecord,
+    *,
+    index: int = 3,
+    signer: Identity = LOG,
+    cosigned: bool = True,
+    kind: str = "consent.recorded",
 ) -> LogProof:
     """Return the proof of a record's entry in a log of six entries."""
-    opening = SALT + format_canonical(event_of(record))
+    opening = SALT + format_canonical({**event_of(record), "type": kind})
     leaf = sealed_leaf(hashlib.sha256(opening).digest(), at=record.effective_at)
     hashes = [leaf_hash(b"entry %d" % number) for number in range(6)]
     hashes[index] = leaf_hash(leaf)
@@ -388,6 +393,14 @@ def vectors() -> dict[str, Vector]:
             "the log says more than the receipt",
             proved(prove(more)),
             "the entry of the log says another given than the receipt",
+        ),
+        "proof-of-another-kind-of-event": case(
+            "the log says that it was taken back",
+            proved(prove(RECORD, kind="consent.withdrawn")),
+            "the entry of the log is not about a choice of a person",
+        ),
+        "happy-final-renewed": case(
+            "the act renewed an older one", proved(prove(RECORD, kind="consent.renewed")), None
         ),
         "proof-of-a-longer-consent": case(
             "the log says another end",
