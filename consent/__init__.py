@@ -30,6 +30,14 @@ from consent.checkpoint import (
 from consent.event import Event, LogError
 from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
+from consent.interchange import (
+    ConsentDocument,
+    InterchangeError,
+    format_27560_receipt,
+    format_27560_record,
+    format_kantara,
+    parse_27560,
+)
 from consent.lineage import (
     AffectedModel,
     Lineage,
@@ -44,6 +52,16 @@ from consent.log import Entry, Log, LogTransaction
 from consent.matrix import RoleMatrix
 from consent.merkle import ProofError, verify_consistency, verify_inclusion
 from consent.note import NoteError
+from consent.optins import (
+    OptInColumn,
+    OptInError,
+    OptInMapping,
+    OptIns,
+    Reason,
+    Remark,
+    parse_mapping,
+    read_opt_ins,
+)
 from consent.policy import PolicyError, PolicyFiles, Proposal, Rulebook
 from consent.processing import (
     Activity,
@@ -72,9 +90,21 @@ from consent.purpose import (
     preset,
 )
 from consent.reader import RegisterReader
+from consent.receipt import (
+    GivenPurpose,
+    Receipt,
+    ReceiptError,
+    ReceiptStatus,
+    finalise_receipt,
+    issue_receipt,
+    make_subject_key,
+    verify_receipt,
+)
+from consent.receipt_page import format_page
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
+from consent.tlog_proof import LogProof, prove_entry
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
 from consent.verify import Verdict, verify_published
@@ -87,6 +117,7 @@ from consent.withdrawal import (
     verify_notice,
 )
 from consent.witness import EquivocationError, Witness, verify_equivocation
+from consent.wording import Language, Right, Words
 
 __all__ = [
     "NEEDS_ASSESSMENT",
@@ -110,6 +141,7 @@ __all__ = [
     "CanonicalError",
     "Checkpoint",
     "ConsentChoice",
+    "ConsentDocument",
     "ConsentRecord",
     "Controller",
     "Delivery",
@@ -117,22 +149,30 @@ __all__ = [
     "EquivocationError",
     "Event",
     "Gate",
+    "GivenPurpose",
     "Group",
     "Identity",
     "IdentityError",
+    "InterchangeError",
     "JsonValue",
     "Keeping",
     "Ladder",
     "LadderError",
+    "Language",
     "Lineage",
     "Log",
     "LogError",
+    "LogProof",
     "LogTransaction",
     "ModelVersion",
     "NotAssessed",
     "NoteError",
     "Notice",
     "NoticeError",
+    "OptInColumn",
+    "OptInError",
+    "OptInMapping",
+    "OptIns",
     "Outbox",
     "Outcome",
     "Overdue",
@@ -150,14 +190,20 @@ __all__ = [
     "Purpose",
     "PurposeRules",
     "PurposeTerms",
+    "Reason",
+    "Receipt",
+    "ReceiptError",
+    "ReceiptStatus",
     "Recipient",
     "Refused",
     "Register",
     "RegisterReader",
+    "Remark",
     "Remedies",
     "Remedy",
     "RemedyClocks",
     "RemedyError",
+    "Right",
     "Role",
     "RoleMatrix",
     "Rulebook",
@@ -178,17 +224,29 @@ __all__ = [
     "Watch",
     "WithdrawalNotice",
     "Witness",
+    "Words",
     "acknowledge",
     "cosign",
+    "finalise_receipt",
+    "format_27560_receipt",
+    "format_27560_record",
     "format_canonical",
+    "format_kantara",
+    "format_page",
     "is_separate",
+    "issue_receipt",
     "ladder_of",
     "load_ladder",
+    "make_subject_key",
     "narrow",
+    "parse_27560",
     "parse_canonical",
     "parse_ladder",
+    "parse_mapping",
     "policy_digest",
     "preset",
+    "prove_entry",
+    "read_opt_ins",
     "register_processing",
     "sign_checkpoint",
     "trace",
@@ -200,4 +258,5 @@ __all__ = [
     "verify_log_signature",
     "verify_notice",
     "verify_published",
+    "verify_receipt",
 ]

@@ -184,7 +184,7 @@ def load_customers(
     frame["day"] = _days(frame["time"], path, columns["time"])
     for name in ("quantity", "price"):
         frame[name] = _numbers(frame[name], path, columns[name])
-    codes, subjects = pd.factorize(frame["customer"].astype(str), sort=True)
+    codes, subjects = pd.factorize(_ids(frame["customer"]), sort=True)
     frame["customer"] = codes.astype(np.int64)
     return CustomerTable(
         tuple(str(subject) for subject in subjects),
@@ -252,6 +252,13 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         )
     # A stored index could hold customer ids, and rows are named in messages by their number.
     return frame[list(dict.fromkeys(columns))].reset_index(drop=True)
+
+
+def _ids(values: pd.Series) -> "pd.Series[str]":
+    # A column of numbers with gaps is read as floats, and 123.0 is nobody's customer number.
+    if pd.api.types.is_float_dtype(values) and (values % 1 == 0).all():
+        values = values.astype("int64")
+    return values.astype(str)
 
 
 def _days(values: pd.Series, path: Path, column: str) -> "pd.Series[int]":

@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from consent import PublicIdentity, Receipt, TrustPolicy
 
 app = typer.Typer(
     help="Retail brands learn together without pooling their customers' data.",
@@ -22,8 +25,14 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(help="Check what nodes did, offline.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
+consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True)
+app.add_typer(consent_app, name="consent")
+receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
+consent_app.add_typer(receipt_app, name="receipt")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+ReceiptFile = Annotated[Path, typer.Argument(help="The receipt as the customer got it.")]
+IssuerFile = Annotated[Path, typer.Option(help="The issuer's public key: name+hash+base64.")]
 _NO, _WRONG = 1, 2
 
 
@@ -93,6 +102,114 @@ def audit_verify(
         for kind, count in sorted(verdict.events.items()):
             _say(f"  {count:>7}  {kind}")
         _say("This proves what was declared and in which order, not that nothing was hidden.")
+
+
+@receipt_app.command("verify")
+def receipt_verify(
+    file: ReceiptFile,
+    issuer: IssuerFile,
+    policy: Annotated[Path | None, typer.Option(help="A trust.policy, for its quorum.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Verify a customer's receipt with public keys only; exit 1 when it does not hold."""
+    from consent import ReceiptError, verify_receipt  # noqa: PLC0415
+
+    text, key = _read_receipt(file), _read_issuer(issuer)
+    trust = None if policy is None else _read_policy(policy)
+    try:
+        receipt = verify_receipt(text, key, trust)
+    except ReceiptError as error:
+        document = {"verified": False, "reason": str(error)}
+        _print_json("consent.receipt.verify", document, wanted=as_json)
+        _complain(f"Does not match: {error}")
+        raise typer.Exit(_NO) from error
+    if not _print_json("consent.receipt.verify", _describe_receipt(receipt), wanted=as_json):
+        _say(f"Verified: receipt {receipt.receipt_id} was signed by {receipt.issuer}.")
+        _say(f"Given: {', '.join(line.purpose for line in receipt.given) or 'nothing'}.")
+        _say(f"Refused: {', '.join(purpose for purpose, _ in receipt.refused) or 'nothing'}.")
+        if receipt.proof is None:
+            _say("Pending: the log does not prove it yet; ask the issuer for the final receipt.")
+        elif trust is None:
+            _say(
+                f"Final: entry {receipt.index} of the log says the same; no witness was asked for."
+            )
+        else:
+            _say(f"Final: entry {receipt.index} of the log says the same, and the quorum saw it.")
+
+
+@receipt_app.command("page")
+def receipt_page(
+    file: ReceiptFile,
+    issuer: IssuerFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write, as HTML.")],
+    lang: Annotated[Literal["en", "zh"], typer.Option(help="Which language comes first.")] = "en",
+) -> None:
+    """Write a page to read and print, in both languages; exit 1 when the receipt does not hold."""
+    from consent import Language, ReceiptError, format_page, verify_receipt  # noqa: PLC0415
+
+    text, key = _read_receipt(file), _read_issuer(issuer)
+    try:
+        page = format_page(verify_receipt(text, key), Language(lang))
+    except ReceiptError as error:
+        _complain(f"Does not match: {error}; no page was written")
+        raise typer.Exit(_NO) from error
+    out.write_text(page, encoding="utf-8")
+    _say(f"Page: {out}")
+
+
+def _describe_receipt(receipt: "Receipt") -> dict[str, object]:
+    """Return what may be printed: everything but the customer's secret and the opened entry."""
+    return {
+        "verified": True,
+        "receipt": receipt.receipt_id,
+        "record": receipt.record_id,
+        "issuer": receipt.issuer,
+        "status": receipt.status,
+        "log_index": receipt.index,
+        "profile": receipt.profile,
+        "expressed_at": receipt.expressed_at,
+        "effective_at": receipt.effective_at,
+        "given": {line.purpose: line.until for line in receipt.given},
+        "refused": [purpose for purpose, _ in receipt.refused],
+        "notice_sha256": receipt.notice.sha256,
+    }
+
+
+def _read_receipt(path: Path) -> str:
+    # Reading stops where no receipt is valid any more; a byte that is no text is a wrong receipt.
+    text = _read_text(path, "the receipt", most_characters=100_000, errors="replace")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _read_issuer(path: Path) -> "PublicIdentity":
+    from consent import IdentityError, PublicIdentity  # noqa: PLC0415
+
+    try:
+        return PublicIdentity.parse(_read_text(path, "the issuer's key").strip())
+    except IdentityError as error:
+        _complain(f"the issuer's key {path} cannot be used ({error}); nothing was verified")
+        raise typer.Exit(_WRONG) from error
+
+
+def _read_policy(path: Path) -> "TrustPolicy":
+    from consent import NoteError, TrustPolicy  # noqa: PLC0415
+
+    try:
+        return TrustPolicy.parse(_read_text(path, "the trust policy"))
+    except NoteError as error:
+        _complain(f"the trust policy {path} cannot be used ({error}); nothing was verified")
+        raise typer.Exit(_WRONG) from error
+
+
+def _read_text(
+    path: Path, name: str, *, most_characters: int = 1_000_000, errors: str = "strict"
+) -> str:
+    try:
+        with path.open(encoding="utf-8", errors=errors, newline="") as file:
+            return file.read(most_characters)
+    except (OSError, UnicodeDecodeError) as error:
+        _complain(f"{name} {path} cannot be read; nothing was verified")
+        raise typer.Exit(_WRONG) from error
 
 
 @app.command()

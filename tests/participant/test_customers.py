@@ -411,3 +411,23 @@ def test_after_a_withdrawal_the_gate_and_the_table_leave_the_customer_out(
     agree(node, [subject])
     third = node.gate.open(PURPOSE, node.table.subjects, use=use, at=node.clock())
     np.testing.assert_array_equal(churn(node.table, third)[0], before)
+
+
+def test_customer_numbers_with_gaps_in_the_column_stay_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "lines.parquet"
+    pd.DataFrame(
+        {
+            "customer": [12.0, None, 7.0],
+            "invoice": ["a", "b", "c"],
+            "item": ["x", "x", "x"],
+            "quantity": [1, 1, 1],
+            "price": [1.0, 1.0, 1.0],
+            "time": ["2011-01-01"] * 3,
+        }
+    ).to_parquet(path)
+    columns = {name: name for name in REQUIRED_COLUMNS}
+    catalogue = Catalogue(codes=("x",), descriptions=("a thing",))
+
+    table = load_customers(path, columns=columns, catalogue=catalogue)
+
+    assert set(table.subjects) == {"12", "7"}

@@ -1,0 +1,354 @@
+import base64
+import json
+import runpy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consent import Identity, JsonValue, Log, LogError, Notice, Profile, Purpose, Register
+from consent.canonical import format_canonical
+from consent.checkpoint import cosign
+from consent.identity import PublicIdentity
+from consent.receipt import (
+    Receipt,
+    ReceiptError,
+    ReceiptStatus,
+    finalise_receipt,
+    issue_receipt,
+    make_subject_key,
+    verify_receipt,
+)
+from consent.register import ConsentRecord
+from consent.sealed import commitment_of, unseal
+from consent.tlog_proof import LogProof, prove_entry
+from consent.trust import TrustPolicy
+
+FOLDER = Path(__file__).parents[1] / "vectors" / "receipt"
+VECTORS = sorted(FOLDER.glob("*.json"))
+MAKE = runpy.run_path(str(FOLDER / "make.py"))
+LOG: Identity = MAKE["LOG"]
+RECORD: ConsentRecord = MAKE["RECORD"]
+POLICY = TrustPolicy.parse(MAKE["POLICY"])
+PENDING: str = MAKE["issued"]()
+FINAL = finalise_receipt(PENDING, issuer=LOG, proof=MAKE["prove"](RECORD))
+
+
+def test_the_script_makes_the_stored_vectors() -> None:
+    made = {name: MAKE["format_vector"](case) for name, case in MAKE["vectors"]().items()}
+
+    assert made == {path.stem: path.read_text() for path in VECTORS}
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_receipt_vectors(path: Path) -> None:
+    """Each file is one case, named after its fault; `why` says it in words."""
+    case = json.loads(path.read_text())
+    issuer = PublicIdentity.parse(case["issuer"])
+    policy = None if case["policy"] is None else TrustPolicy.parse(case["policy"])
+
+    if case["error"] is None:
+        receipt = verify_receipt(case["receipt"], issuer, policy)
+        assert receipt.status.value in path.stem
+        assert [line.purpose for line in receipt.given] == [Purpose.CONTACT, Purpose.RECOMMENDATION]
+    else:
+        with pytest.raises(ReceiptError) as caught:
+            verify_receipt(case["receipt"], issuer, policy)
+        assert case["error"] in str(caught.value), case["why"]
+
+
+def test_a_receipt_says_everything_in_both_languages() -> None:
+    receipt = verify_receipt(PENDING, LOG.public)
+
+    assert receipt.status is ReceiptStatus.PENDING
+    assert (receipt.record_id, receipt.index) == (RECORD.record_id, RECORD.index)
+    assert receipt.controller == MAKE["CONTROLLER"]
+    assert receipt.notice == RECORD.notice
+    contact = receipt.given[0]
+    assert contact.until == RECORD.until
+    assert contact.description.en.startswith("We write to you")
+    assert contact.data[0].zh == "联系方式"
+    assert receipt.refused[0][0] is Purpose.CHURN_SCORING
+    assert {right.id for right in receipt.rights} >= {"access", "erase", "object", "complain"}
+
+
+def test_the_header_is_the_one_that_was_promised() -> None:
+    header = json.loads(base64.urlsafe_b64decode(PENDING.split(".", maxsplit=1)[0] + "=="))
+
+    assert header == {
+        "alg": "Ed25519",
+        "typ": "consent-receipt+jwt",
+        "kid": LOG.public.fingerprint,
+    }
+
+
+def test_a_secret_is_in_no_description_of_a_receipt() -> None:
+    receipt = verify_receipt(FINAL, LOG.public)
+
+    assert receipt.subject_key == MAKE["SUBJECT_KEY"]
+    assert receipt.subject_key not in repr(receipt)
+    assert "tlog-proof" not in repr(receipt)
+
+
+@pytest.mark.parametrize("text", [PENDING, FINAL], ids=["pending", "final"])
+def test_every_changed_byte_of_a_receipt_is_refused(text: str) -> None:
+    for place, character in enumerate(text):
+        other = "B" if character == "A" else "A"
+        with pytest.raises(ReceiptError):
+            verify_receipt(text[:place] + other + text[place + 1 :], LOG.public)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_receipt_with_bytes_put_in_taken_out_or_exchanged_is_refused(data: st.DataObject) -> None:
+    place = data.draw(st.integers(0, len(PENDING)))
+    length = data.draw(st.integers(0, 3))
+    put = data.draw(st.text("Az09-_.=\n \0é", max_size=3))
+    changed = PENDING[:place] + put + PENDING[place + length :]
+
+    if changed != PENDING:
+        with pytest.raises(ReceiptError):
+            verify_receipt(changed, LOG.public)
+
+
+@given(st.text() | st.text("AB-_.", max_size=60))
+def test_garbage_raises_only_a_receipt_error(text: str) -> None:
+    with pytest.raises(ReceiptError):
+        verify_receipt(text, LOG.public)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**53 - 1) | st.text("ab01é中", max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200)
+@given(json_values)
+def test_signed_garbage_raises_only_a_receipt_error(value: JsonValue) -> None:
+    with pytest.raises(ReceiptError):
+        verify_receipt(MAKE["forge"](format_canonical(value)), LOG.public)
+
+
+@settings(max_examples=300)
+@given(st.data(), json_values)
+def test_a_signed_payload_with_one_field_exchanged_is_read_or_refused(
+    data: st.DataObject, value: JsonValue
+) -> None:
+    payload = MAKE["payload_of"](FINAL)
+    inside = payload
+    while True:
+        key = data.draw(st.sampled_from(sorted(inside)))
+        found = inside[key]
+        if isinstance(found, list) and found and isinstance(found[0], dict):
+            found = found[0]
+        if not isinstance(found, dict) or data.draw(st.booleans()):
+            break
+        inside = found
+    inside[key] = value
+    text = MAKE["forge"](format_canonical(payload))
+
+    said = ""
+    try:
+        verify_receipt(text, LOG.public, POLICY)
+    except ReceiptError as error:
+        said = str(error)
+
+    assert MAKE["SUBJECT_KEY"] not in said
+
+
+def test_a_receipt_is_nobody_elses() -> None:
+    stranger = Identity.generate("brand-b.example/log")
+    with pytest.raises(ReceiptError, match="signed with another key than that of brand-b"):
+        verify_receipt(PENDING, stranger.public)
+
+
+def test_a_receipt_cannot_pass_for_a_note_or_for_a_message_with_a_context() -> None:
+    signed = PENDING.rpartition(".")[0].encode()
+
+    assert b"\n" not in signed
+    assert b"\0" not in signed
+    assert signed.isascii()
+
+
+def opening(log: Log, index: int) -> bytes:
+    """Return what a sealed leaf commits to, with the node's own keys."""
+    commitment = commitment_of(log.entry(index).value)
+    assert commitment is not None
+    with log.reading() as connection:
+        row = connection.execute(
+            "SELECT subject_ref, content FROM sealed WHERE idx = ?", (index,)
+        ).fetchone()
+        key = log._keys.key(row[0])
+    return b"".join(unseal(bytes(row[1]), key=key, commitment=commitment))
+
+
+@pytest.fixture
+def record(register: Register, notice: Notice) -> ConsentRecord:
+    return register.record(
+        "anna",
+        given={Purpose.CONTACT, Purpose.RECOMMENDATION},
+        refused={Purpose.CHURN_SCORING},
+        notice=notice,
+        channel="till",
+        expressed_at=5,
+        at=70_000,
+        until=10**12,
+    )
+
+
+def issue_for(record: ConsentRecord, identity: Identity) -> str:
+    return issue_receipt(
+        record,
+        issuer=identity,
+        controller=MAKE["CONTROLLER"],
+        receipt_id=MAKE["RECEIPT_ID"],
+        subject_key=make_subject_key(),
+    )
+
+
+def test_a_register_a_log_and_a_receipt_agree(
+    log: Log,
+    record: ConsentRecord,
+    identity: Identity,
+    coordinator: Identity,
+    policy: TrustPolicy,
+) -> None:
+    pending = issue_for(record, identity)
+    log.append({"type": "node.created", "v": 1, "at": 70_001})
+    log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=80_000), policy)
+    proof = prove_entry(log, record.index, extra=opening(log, record.index))
+    final = finalise_receipt(pending, issuer=identity, proof=proof)
+
+    receipt = verify_receipt(final, identity.public, policy)
+    assert receipt.status is ReceiptStatus.FINAL
+    assert receipt.subject_key == verify_receipt(pending, identity.public).subject_key
+    again = finalise_receipt(final, issuer=identity, proof=proof)
+    assert again == final
+
+
+def test_an_entry_that_no_note_covers_yet_has_no_proof(
+    log: Log, record: ConsentRecord, coordinator: Identity, policy: TrustPolicy
+) -> None:
+    log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=80_000), policy)
+    later = log.append({"type": "node.created", "v": 1, "at": 70_001})
+
+    with pytest.raises(LogError, match="the newest note covers 1 entries, not entry 1 yet"):
+        prove_entry(log, later)
+
+
+def test_a_proof_that_shows_nothing_is_not_signed() -> None:
+    proof: LogProof = MAKE["prove"](RECORD)
+    for wrong in (
+        replace(proof, extra=b""),
+        replace(proof, hashes=proof.hashes[:-1]),
+        MAKE["prove"](replace(RECORD, separate=True)),
+    ):
+        with pytest.raises(ReceiptError):
+            finalise_receipt(PENDING, issuer=LOG, proof=wrong)
+
+
+def test_an_opened_entry_that_is_no_event_proves_nothing() -> None:
+    import hashlib
+
+    from consent.checkpoint import Checkpoint, sign_checkpoint
+    from consent.merkle import leaf_hash
+    from consent.sealed import sealed_leaf
+
+    extra = bytes(32) + b"{"
+    leaf = sealed_leaf(hashlib.sha256(extra).digest(), at=RECORD.effective_at)
+    note = sign_checkpoint(Checkpoint(LOG.name, 1, leaf_hash(leaf)), LOG)
+    pending = MAKE["issued"](replace(RECORD, index=0))
+    proof = LogProof(index=0, hashes=(), checkpoint=note, extra=extra)
+
+    with pytest.raises(ReceiptError, match="the entry of the log does not open to an event"):
+        finalise_receipt(pending, issuer=LOG, proof=proof)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"record_id": "r1"}, "must be 32 hex digits"),
+        ({"channel": "app\nweb"}, "the channel of a receipt must be one printable line"),
+        ({"given": frozenset(), "refused": frozenset()}, "must name at least one purpose"),
+        ({"effective_at": 1}, "the times of a receipt must be in order"),
+        ({"until": 10**15}, "the times of a receipt must be in order and before the year 10000"),
+        (
+            {"notice": Notice(id="a\tb", version=1, language="en", sha256="0" * 64)},
+            "the notice of a receipt must be named on one printable line",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_printed_is_not_signed(
+    change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        MAKE["issued"](replace(RECORD, **change))  # type: ignore[arg-type]
+
+
+def test_a_short_subject_key_is_not_signed() -> None:
+    with pytest.raises(ValueError, match="must be 43 to 128 base64url characters"):
+        issue_receipt(
+            RECORD,
+            issuer=LOG,
+            controller=MAKE["CONTROLLER"],
+            receipt_id=MAKE["RECEIPT_ID"],
+            subject_key="1234",
+        )
+
+
+def test_a_receipt_that_would_be_too_long_is_not_signed() -> None:
+    proof: LogProof = MAKE["prove"](RECORD)
+    filler = "— stranger.example " + base64.b64encode(bytes(900)).decode() + "\n"
+
+    with pytest.raises(ValueError, match="a receipt must have at most 65536 characters"):
+        finalise_receipt(
+            PENDING,
+            issuer=LOG,
+            proof=replace(proof, checkpoint=proof.checkpoint + filler * 60),
+        )
+
+
+def test_subject_keys_are_long_and_never_the_same() -> None:
+    keys = {make_subject_key() for _ in range(100)}
+
+    assert len(keys) == 100
+    assert {len(key) for key in keys} == {43}
+
+
+def _with(**changes: object) -> Callable[[], object]:
+    return lambda: replace(MAKE["CONTROLLER"], **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_with(name="A\u202eB"), "the name of a controller must be printable and not empty"),
+        (_with(email=" "), "the email of a controller must be printable and not empty"),
+        (_with(id="Brand A"), "the id of a controller must be lower-case letters"),
+        (_with(country="Germany"), "the country of a controller must be an ISO 3166 code"),
+        (_with(storage_location="de"), "the storage_location of a controller must be an ISO 3166"),
+        (_with(retention="6 months"), "must be an ISO 8601 duration like P6M"),
+        (_with(withdraw_steps=4), "must not need more steps than giving it: 4 against 3"),
+        (_with(withdraw_steps=0), "must not need more steps than giving it: 0 against 3"),
+    ],
+)
+def test_a_controller_that_breaks_a_rule_is_refused(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_a_receipt_can_be_issued_for_every_purpose_under_every_profile(profile: Profile) -> None:
+    record = replace(RECORD, given=frozenset(Purpose), refused=frozenset(), profile=profile)
+    text = MAKE["issued"](record)
+    receipt: Receipt = verify_receipt(text, LOG.public)
+
+    assert [line.purpose for line in receipt.given] == list(Purpose)
+    assert len(text) < 16_384
