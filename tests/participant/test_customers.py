@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from consent import PermittedView, Use, UseKind
+from participant.config import REQUIRED_COLUMNS
 from participant.customers import (
     Catalogue,
     CustomerTable,
