@@ -10,12 +10,12 @@ from consent.access import (
     Role,
 )
 from consent.assessment import (
-    NEEDS_ASSESSMENT,
     Assessment,
     AssessmentError,
     Assessments,
     AssessmentState,
     NotAssessed,
+    needing_assessment,
     verify_assessed,
 )
 from consent.canonical import CanonicalError, JsonValue, format_canonical, parse_canonical
@@ -120,7 +120,6 @@ from consent.witness import EquivocationError, Witness, verify_equivocation
 from consent.wording import Language, Right, Words
 
 __all__ = [
-    "NEEDS_ASSESSMENT",
     "TERMS",
     "Access",
     "AccessDenied",
@@ -239,6 +238,7 @@ __all__ = [
     "load_ladder",
     "make_subject_key",
     "narrow",
+    "needing_assessment",
     "parse_27560",
     "parse_canonical",
     "parse_ladder",

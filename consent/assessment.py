@@ -5,39 +5,24 @@ of the document, which stays where the brand keeps it. Expiry is read from the t
 caller gives, so that nobody has to remember to write it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from types import MappingProxyType
 
 from consent.access import AccessGrant, Action
 from consent.canonical import JsonValue
 from consent.event import LogError, is_count
 from consent.gate import Refused
+from consent.ladder import Ladder, Purpose
 from consent.log import Log
-from consent.purpose import Profile, Purpose
 from consent.topic import Told, Topic
 
 DRAFTED, APPROVED, EXPIRED = "assessment.drafted", "assessment.approved", "assessment.expired"
 
-_LARGE_SCALE = frozenset(
-    {
-        Purpose.CHURN_SCORING,
-        Purpose.AUTOMATED_MARKETING,
-        Purpose.FEDERATED_TRAINING,
-        Purpose.LOOKALIKE,
-        Purpose.AUDIENCE_OVERLAP,
-        Purpose.THIRD_PARTY_SHARING,
-        Purpose.SENSITIVE,
-    }
-)
-NEEDS_ASSESSMENT: Mapping[Profile, frozenset[Purpose]] = MappingProxyType(
-    {
-        Profile.EU_GDPR: _LARGE_SCALE,
-        Profile.CN_PIPL: _LARGE_SCALE | {Purpose.CROSS_BORDER},
-    }
-)
-"""Where we would ask for one (GDPR art. 35(3); PIPL art. 55); counsel may ask for more."""
+
+def needing_assessment(ladder: Ladder) -> frozenset[Purpose]:
+    """Return the purposes that a profile does not let anybody use without an assessment."""
+    return frozenset(purpose for purpose, rules in ladder.rules.items() if rules.assessment)
 
 
 class AssessmentError(Exception):
@@ -100,7 +85,7 @@ def verify_assessed(
         purpose: What somebody wants to do.
         at: Epoch milliseconds.
         assessments: All that are known.
-        needed: Purposes that need one, such as `NEEDS_ASSESSMENT[profile]`.
+        needed: Purposes that need one, from `needing_assessment`.
     """
     if purpose not in needed:
         return

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,6 +163,13 @@ def narrow(
     return mask
 
 
+class PurposeCheck(Protocol):
+    """Something that must hold for a purpose before anybody's rows are opened for it."""
+
+    def verify_purpose(self, purpose: Purpose, *, at: int) -> None:
+        """Raise `Refused` unless the purpose may be used at a time."""
+
+
 class Gate:
     """The one door to customer rows of a node."""
 
@@ -172,6 +180,7 @@ class Gate:
         *,
         policy_digest: str,
         max_staleness_ms: int = MAX_STALENESS_MS,
+        checks: Sequence[PurposeCheck] = (),
     ) -> None:
         """Stand before a register; its permits go to the log.
 
@@ -181,7 +190,9 @@ class Gate:
             policy_digest: The policy in force, as permits name it.
             max_staleness_ms: Age of the consent state from which all is denied when it cannot
                 be renewed, in milliseconds.
+            checks: What else must hold for a purpose, such as its impact assessment.
         """
+        self._checks = tuple(checks)
         self._watch = Watch(register, max_staleness_ms=max_staleness_ms)
         self._register = register
         self._log = log
@@ -277,6 +288,8 @@ class Gate:
             raise Refused("the purpose is not one that people were asked about")
         if not is_count(at):
             raise Refused("the time of a use must be epoch milliseconds")
+        for check in self._checks:
+            check.verify_purpose(purpose, at=at)
         with self._log.transaction() as transaction:
             rows = self._register.rows(subject_ids)
             mask = self._watch.permitted(rows, purpose, at=at)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consent import (
+    Access,
+    Assessments,
     Gate,
     Identity,
     IdentityError,
@@ -24,9 +26,14 @@ from consent import (
     PublicIdentity,
     Purpose,
     Register,
+    Rulebook,
     TrustPolicy,
+    ladder_of,
+    needing_assessment,
     policy_digest,
 )
+from consent.cedar import CedarEngine
+from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
 from participant.config import ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
@@ -65,6 +72,9 @@ class Node:
         identity: Signs plans, contributions and log heads.
         log: The audit log.
         register: Who agreed to what.
+        rulebook: Which access rules are in force.
+        access: What people and services may do.
+        assessments: Impact assessments, without which the gate opens no purpose that needs one.
         gate: The only way to rows.
         ledger: What each purpose has spent.
     """
@@ -81,7 +91,16 @@ class Node:
             pseudonym_key=(folder / "pseudonym.key").read_bytes(),
             profile=config.profile,
         )
-        self.gate = Gate(self.register, log, policy_digest=policy_digest(config.profile))
+        self.rulebook = Rulebook(log)
+        self.access = Access(CedarEngine(SHIPPED), log, activated=self.rulebook.active_digest)
+        needed = needing_assessment(ladder_of(config.profile))
+        self.assessments = Assessments(log, needed=needed)
+        self.gate = Gate(
+            self.register,
+            log,
+            policy_digest=policy_digest(config.profile),
+            checks=(self.assessments,),
+        )
         self.ledger = Ledger.open(folder / "ledger.sqlite", _budgets(config))
         self._agreement = AgreementKey.load(folder / "agreement.key")
         self._party: Party | None = None

@@ -16,10 +16,13 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("till
 REFERENCE = ROOT / "docs" / "reference"
 # Raised and caught inside one package; nobody outside meets them.
 PRIVATE_ERRORS = {"RunFailed"}
+# Constants that look like an event type and name a file.
+FILE_SUFFIXES = {"cedarschema", "jsonl", "sqlite"}
 
 
-def sources() -> list[ast.Module]:
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+def sources(*packages: str) -> list[ast.Module]:
+    chosen = packages or PACKAGES
+    paths = [path for package in chosen for path in sorted((ROOT / package).rglob("*.py"))]
     return [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
 
 
@@ -45,9 +48,25 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+def constants(tree: ast.Module) -> list[str]:
+    """Every text that a module-level name stands for, alone or in a tuple, list or set."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            value = node.value
+            is_many = isinstance(value, ast.Tuple | ast.List | ast.Set)
+            parts = value.elts if is_many else [value]
+            found += [
+                part.value
+                for part in parts
+                if isinstance(part, ast.Constant) and isinstance(part.value, str)
+            ]
+    return found
+
+
 def event_types() -> set[str]:
     """Every event type that the code writes: `record("x.y")`, `{"type": "x.y"}` and constants."""
-    pattern = re.compile(r"[a-z]+\.[a-z_]+")
+    pattern = re.compile(r"[a-z_]+\.[a-z_]+")
     found = set()
     for tree in sources():
         for node in ast.walk(tree):
@@ -60,6 +79,10 @@ def event_types() -> set[str]:
                     is_type = isinstance(key, ast.Constant) and key.value == "type"
                     if is_type and isinstance(value, ast.Constant):
                         found.add(str(value.value))
+    for tree in sources("consent"):
+        found.update(
+            text for text in constants(tree) if text.rpartition(".")[2] not in FILE_SUFFIXES
+        )
     return {name for name in found if pattern.fullmatch(name)}
 
 
@@ -120,6 +143,8 @@ def test_every_event_type_is_in_the_reference() -> None:
     known = event_types()
 
     assert {"permit.issued", "budget.charged", "release.sent"} <= known
+    assert {"consent.recorded", "subject.merged", "notice.published", "policy.proposed"} <= known
+    assert not {"log.sqlite", "entries.jsonl"} & known
     for event in known:
         assert f"`{event}`" in text, event
 

@@ -5,6 +5,7 @@ Exit 2: usage, configuration or data. Answers go to stdout, complaints to stderr
 """
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -298,6 +299,8 @@ def main() -> None:
     # Before anything imports Flower: it would report usage and look for updates.
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    # What a command has to say it says itself; a service sets its own log up.
+    logging.getLogger().addHandler(logging.NullHandler())
     guarded(app)
 
 

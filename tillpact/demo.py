@@ -16,12 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consent import (
+    AssessmentError,
     IdentityError,
     LogError,
     NoteError,
+    PolicyError,
     Profile,
     ProofError,
     Purpose,
+    Refused,
     TrustPolicy,
     UseKind,
     Verdict,
@@ -39,10 +42,13 @@ from participant.client_app import client_app
 from participant.config import ConfigError, ParticipantConfig, format_config, load
 from participant.customers import DataError, load_catalogue
 from participant.features import FEATURES
+from participant.governance import activate_rules, assess
 from participant.node import Node, NodeError, system_clock
 from privacy import Budget, LedgerError, Roster, RosterError
 from tillpact.comparison import ChurnTrial, Comparison, ItemTrial, compare
 from tillpact.sample.consortium import (
+    ASSESSED,
+    ASSESSMENT_SHA256,
     BRANDS,
     CATALOGUE,
     COLUMNS,
@@ -61,6 +67,8 @@ NODE_BUDGET = Budget(epsilon=4.5, delta=1e-5)
 WITHDRAW_AFTER_ROUND = 4
 _DAY_MS = 86_400_000
 _FLOOR, _COLLUDERS = 3, 1
+# The two people of each sample brand who put rules and assessments in force.
+_AUTHOR, _APPROVER = "officer-1", "officer-2"
 
 
 class DemoError(Exception):
@@ -69,6 +77,7 @@ class DemoError(Exception):
 
 # What can go wrong that is ours to foresee; each says in one sentence what did not happen.
 FAULTS = (
+    AssessmentError,
     ConfigError,
     DataError,
     DemoError,
@@ -78,7 +87,9 @@ FAULTS = (
     NodeError,
     NoteError,
     PlanError,
+    PolicyError,
     ProofError,
+    Refused,
     RosterError,
 )
 
@@ -356,6 +367,14 @@ def _node(brand: Brand, folder: Path) -> Node:
         encoding="utf-8",
     )
     node = Node.create(load(path))
+    activate_rules(node, author=_AUTHOR, approver=_APPROVER)
+    assess(
+        node,
+        dict.fromkeys(ASSESSED, ASSESSMENT_SHA256),
+        author=_AUTHOR,
+        approver=_APPROVER,
+        valid_until=node.clock() + 365 * _DAY_MS,
+    )
     now = node.clock()
     subjects = node.table.subjects
     node.register.record_many(choices(brand.name, subjects, now=now), at=now)

@@ -18,6 +18,8 @@ from consent import (
     Purpose,
     Tier,
     TrustPolicy,
+    ladder_of,
+    needing_assessment,
     policy_digest,
     preset,
 )
@@ -33,6 +35,7 @@ from models.sums import noise_multiplier
 from participant.client_app import client_app
 from participant.config import ParticipantConfig
 from participant.features import FEATURES
+from participant.governance import activate_rules, assess
 from participant.node import Node
 from privacy import Budget, Roster
 
@@ -117,6 +120,19 @@ def config_of(name: str, folder: Path, /, **changes: object) -> ParticipantConfi
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
+def govern(node: Node) -> None:
+    """Two people put the shipped rules and the needed assessments in force, for a year."""
+    activate_rules(node, author="ann", approver="bo")
+    needed = needing_assessment(ladder_of(node.config.profile))
+    assess(
+        node,
+        dict.fromkeys(needed, "cd" * 32),
+        author="ann",
+        approver="bo",
+        valid_until=node.clock() + 365 * DAY_MS,
+    )
+
+
 def agree(node: Node, subjects: Iterable[str]) -> None:
     """Let people agree to everything that a bundled act may hold, for a year."""
     node.register.record_many(
@@ -196,6 +212,7 @@ class Federation:
             config = config_of(name, folder, budgets={PURPOSE: budget})
             invoice_lines(seed=seed, customers=customers).to_csv(config.transactions, index=False)
             nodes[name] = node = Node.create(config, clock=clock)
+            govern(node)
             agree(node, node.table.subjects[:-3])
         roster = Roster(node.card for node in nodes.values())
         host.enrol(roster)

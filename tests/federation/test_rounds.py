@@ -37,6 +37,7 @@ from tests.federation.synthetic import (
     Wire,
     churn_recipe,
     events,
+    govern,
 )
 from tillpact.sample import consortium
 
@@ -319,6 +320,7 @@ def test_the_shipped_sample_runs_through_the_same_door(tmp_path: Path) -> None:
             cohort_floor=3,
         )
         nodes[brand.name] = node = Node.create(config, clock=clock)
+        govern(node)
         people = node.table.subjects
         chosen = consortium.choices(brand.name, people, now=clock())
         node.register.record_many(chosen, at=clock())

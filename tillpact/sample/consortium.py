@@ -73,6 +73,12 @@ NOTICE = Notice(
     language="en",
     sha256=hashlib.sha256(_NOTICE_TEXT.encode()).hexdigest(),
 )
+# What each sample brand says it weighed before it used these purposes; made up like consent.
+_ASSESSMENT_TEXT = (
+    "Sample assessment: purchases stay at the brand, sums leave it with noise, epsilon 4.5."
+)
+ASSESSMENT_SHA256 = hashlib.sha256(_ASSESSMENT_TEXT.encode()).hexdigest()
+ASSESSED = (Purpose.CHURN_SCORING, Purpose.FEDERATED_TRAINING)
 _DAY_MS = 86_400_000
 # Share of customers at each tier; the rest chose nothing.
 _TIERS = ((Tier.ADVANCED, 0.83), (Tier.STANDARD, 0.91), (Tier.BASIC, 0.97))
