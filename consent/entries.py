@@ -13,6 +13,7 @@ from consent.event import CLOCK_TOLERANCE_MS, Event, LogError, check_event
 from consent.identity import Identity
 from consent.merkle import Frontier, leaf_hash
 from consent.sealed import SubjectKeys, SubjectRef, connect, seal, sealed_leaf
+from consent.tiles import LARGEST_ENTRY_BYTES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -88,7 +89,12 @@ class LogTransaction:
 
     def append(self, event: Event) -> int:
         """Add an open event, readable by every peer; return its index."""
-        return self._append_leaf(check_event(event), at=_time(event))
+        leaf = check_event(event)
+        if len(leaf) > LARGEST_ENTRY_BYTES:
+            raise ValueError(
+                f"an open event must have at most {LARGEST_ENTRY_BYTES} bytes, got {len(leaf)}"
+            )
+        return self._append_leaf(leaf, at=_time(event))
 
     def append_sealed(self, subject_ref: SubjectRef, event: Event) -> int:
         """Add an event about a person, of which the log shows a commitment; return its index."""

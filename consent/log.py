@@ -20,9 +20,8 @@ from consent.durable import Anchor, FolderLock, Head, sync_folder
 from consent.entries import Entry, LogTransaction, create_tables
 from consent.event import SEALED, Event, LogError
 from consent.identity import Identity
-from consent.merkle import Frontier, leaf_hash
-from consent.note import Note
-from consent.published import write_published
+from consent.merkle import Frontier
+from consent.published import StoredTree, write_published
 from consent.sealed import (
     SealError,
     SubjectKeys,
@@ -54,6 +53,7 @@ class Log:
         self._identity = identity
         self._lock = lock
         self._mutex = threading.RLock()
+        self._publishing = threading.Lock()
         self._active: LogTransaction | None = None
         self._closed = False
         self._anchor = Anchor(folder / _ANCHOR)
@@ -313,15 +313,13 @@ class Log:
             LogError: The stored entries do not give the signed root hash, or the folder cannot
                 be written; an older publication is as it was.
         """
-        with self._mutex:
-            note = self.newest_note()
-            head = Checkpoint.parse(Note.parse(note).text)
-            leaves = [entry.leaf for entry in self.entries(0, head.tree_size)]
-            if merkle.tree_root([leaf_hash(leaf) for leaf in leaves]) != head.root_hash:
-                raise LogError("the stored entries do not give the signed root; not published")
-            with _storage(f"the log could not be published in {folder}"):
-                write_published(folder, leaves=leaves, note=note)
-            return head
+        note = self.newest_note()
+        tree = StoredTree(
+            leaves=lambda start, end: [entry.leaf for entry in self.entries(start, end)],
+            hashes=self._hashes,
+        )
+        with self._publishing, _storage(f"the log could not be published in {folder}"):
+            return write_published(folder, tree=tree, note=note)
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[LogTransaction]:
@@ -368,13 +366,18 @@ class Log:
             ) from error
 
     def _node(self, level: int, position: int) -> bytes:
+        return self._hashes(level, position, position + 1)[0]
+
+    def _hashes(self, level: int, start: int, end: int) -> list[bytes]:
         with self.reading() as connection:
-            row = connection.execute(
-                "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
-            ).fetchone()
-        if row is None:
+            rows = connection.execute(
+                "SELECT hash FROM node WHERE level = ? AND position >= ? AND position < ?"
+                " ORDER BY position",
+                (level, start, end),
+            ).fetchall()
+        if len(rows) != end - start:
             raise LogError(f"the log {self.origin!r} is damaged: a stored hash is missing")
-        return bytes(row[0])
+        return [bytes(row[0]) for row in rows]
 
     def _load_head(self) -> None:
         count, last, latest = self._connection.execute(
