@@ -115,6 +115,13 @@ class SubjectKeys:
             " (subject_ref TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
         )
 
+        self._made: list[SubjectRef] = []
+
+    @property
+    def made(self) -> int:
+        """Return how many keys were made since the last commit."""
+        return len(self._made)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -141,15 +148,26 @@ class SubjectKeys:
                 self._connection.execute("BEGIN IMMEDIATE")
             key = AESGCM.generate_key(bit_length=256)
             self._connection.execute("INSERT INTO subject_key VALUES (?, ?)", (subject_ref, key))
+            self._made.append(subject_ref)
             return key
+
+    def unmake(self, kept: int) -> None:
+        """Forget all but the first `kept` keys that were made since the last commit."""
+        for subject_ref in self._made[kept:]:
+            self._connection.execute(
+                "DELETE FROM subject_key WHERE subject_ref = ?", (subject_ref,)
+            )
+        del self._made[kept:]
 
     def commit(self) -> None:
         """Make new keys durable; called before the log commits what they encrypt."""
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
+        self._made.clear()
 
     def rollback(self) -> None:
         """Forget new keys."""
+        self._made.clear()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
