@@ -117,6 +117,8 @@ class LogTransaction:
         What is sealed also says which of the person's events it is and commits to the one before.
         """
         check_fields(event)
+        at = _time(event)
+        self._check_time(at)
         row = self.connection.execute(
             "SELECT subject_seq, commitment FROM subject_head WHERE subject_ref = ?",
             (subject_ref,),
@@ -124,7 +126,6 @@ class LogTransaction:
         before = None if row is None else ChainHead(row[0], bytes(row[1]))
         content = format_link(event, subject=subject_ref, before=before)
         commitment, ciphertext = seal(content, key=self._keys.make_key(subject_ref))
-        at = _time(event)
         index = self._append_leaf(sealed_leaf(commitment, at=at), at=at)
         self._broken = True
         self.connection.execute(
@@ -137,12 +138,15 @@ class LogTransaction:
         self._broken = False
         return index
 
-    def _append_leaf(self, leaf: bytes, *, at: int) -> int:
+    def _check_time(self, at: int) -> None:
         if at < self._latest - CLOCK_TOLERANCE_MS:
             raise LogError(
                 f"the time of an event must not go back: {at} is more than five minutes before "
                 f"{self._latest}; nothing was appended"
             )
+
+    def _append_leaf(self, leaf: bytes, *, at: int) -> int:
+        self._check_time(at)
         self._latest = max(self._latest, at)
         index = self._frontier.size
         self._broken = True

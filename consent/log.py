@@ -11,7 +11,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,30 @@ class _Group:
     error: str | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One entry that waits for a leader, and afterwards what became of it."""
+
+    append: Callable[[LogTransaction], int]
+    is_done: bool = False
+    index: int = -1
+    error: Exception | None = None
+    _sleep: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._sleep.acquire()
+
+    def wait(self) -> None:
+        """Sleep until somebody wakes this request, or has done so since it last slept."""
+        self._sleep.acquire()
+
+    def wake(self) -> None:
+        """Wake the request, now or when it next goes to sleep."""
+        # A lock is several times cheaper than an Event; two wakers at once count as one.
+        with contextlib.suppress(RuntimeError):
+            self._sleep.release()
+
+
 class Log:
     """The durable log of one node; its origin is the name of the node's identity."""
 
@@ -78,7 +103,9 @@ class Log:
         self._mutex = threading.RLock()
         self._publishing = threading.Lock()
         self._door = threading.Lock()
-        self._arriving = self._depth = 0
+        self._arriving = self._depth = self._holder = 0
+        self._leading = threading.Lock()
+        self._requests: deque[_Request] = deque()
         self._active: LogTransaction | None = None
         self._group: _Group | None = None
         self._closed = False
@@ -183,8 +210,7 @@ class Log:
 
     def append(self, event: Event) -> int:
         """Append one open event durably and return its index."""
-        with self.transaction() as transaction:
-            return transaction.append(event)
+        return self._share(lambda transaction: transaction.append(event))
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Append open events in one durable commit and return their indices."""
@@ -196,8 +222,7 @@ class Log:
 
     def append_sealed(self, subject_ref: SubjectRef, event: Event) -> int:
         """Append one sealed event durably and return its index."""
-        with self.transaction() as transaction:
-            return transaction.append_sealed(subject_ref, event)
+        return self._share(lambda transaction: transaction.append_sealed(subject_ref, event))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[LogTransaction]:
@@ -376,14 +401,63 @@ class Log:
         with self._publishing, _storage(f"the log could not be published in {folder}"):
             return write_published(folder, tree=tree, note=note)
 
+    def _share(self, append: Callable[[LogTransaction], int]) -> int:
+        """Append one entry in a transaction that whoever leads makes for everybody waiting.
+
+        `append` must raise `ValueError` or `LogError` before its first write, or not at all.
+        """
+        if self._holder == threading.get_ident():
+            with self.transaction() as transaction:
+                return append(transaction)
+        request = _Request(append)
+        self._requests.append(request)
+        while not request.is_done:
+            if self._leading.acquire(blocking=False):
+                try:
+                    if not request.is_done:
+                        self._lead()
+                finally:
+                    self._leading.release()
+                # Who came while the leading lock was taken waits to be told that it is free.
+                with contextlib.suppress(IndexError):
+                    self._requests[0].wake()
+            else:
+                request.wait()
+        if request.error is not None:
+            raise request.error
+        return request.index
+
+    def _lead(self) -> None:
+        batch = [self._requests.popleft() for _ in range(min(len(self._requests), _MOST_MEMBERS))]
+        try:
+            with self.transaction() as transaction:
+                for request in batch:
+                    try:
+                        request.index = request.append(transaction)
+                    except (ValueError, LogError) as error:
+                        request.error = error
+        except BaseException as error:
+            sentence = str(error) if isinstance(error, LogError) else self._unwritten
+            for request in batch:
+                request.error = request.error or LogError(sentence)
+            if not isinstance(error, LogError):
+                raise
+        finally:
+            for request in batch:
+                request.is_done = True
+                request.wake()
+
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         with self._mutex:
             self._depth += 1
+            self._holder = threading.get_ident()
             try:
                 yield
             finally:
                 self._depth -= 1
+                if self._depth == 0:
+                    self._holder = 0
 
     @contextlib.contextmanager
     def _arrived(self) -> Iterator[None]:
