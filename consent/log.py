@@ -48,6 +48,7 @@ _DATABASE, _KEYS, _ANCHOR, _LOCK = "log.sqlite", "keys.sqlite", "anchor", "lock"
 
 _MOST_MEMBERS = 1024
 _LONGEST_GROUP_S = 0.02
+_GATHERING_S = 0.002
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Log:
         self._arriving = self._depth = self._holder = 0
         self._leading = threading.Lock()
         self._requests: deque[_Request] = deque()
+        self._crowd = 1
         self._active: LogTransaction | None = None
         self._group: _Group | None = None
         self._closed = False
@@ -428,7 +430,11 @@ class Log:
         return request.index
 
     def _lead(self) -> None:
+        # Those who were served together come back together: give them a moment to do so.
+        if len(self._requests) < self._crowd:
+            time.sleep(_GATHERING_S)
         batch = [self._requests.popleft() for _ in range(min(len(self._requests), _MOST_MEMBERS))]
+        self._crowd = len(batch)
         try:
             with self.transaction() as transaction:
                 for request in batch:
