@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 from consent import merkle
 from consent.canonical import JsonValue
 from consent.chain import Opening
-from consent.checkpoint import Checkpoint, VerifiedCheckpoint, sign_checkpoint, verify_checkpoint
+from consent.checkpoint import (
+    Checkpoint,
+    VerifiedCheckpoint,
+    merge_cosignatures,
+    sign_checkpoint,
+    verify_checkpoint,
+    verify_cosignatures,
+)
 from consent.durable import Anchor, FolderLock, Head, sync_folder
 from consent.entries import Entry, LogTransaction, create_tables, upgrade_tables
 from consent.event import SEALED, Event, LogError
@@ -359,23 +366,44 @@ class Log:
             return note
 
     def accept_cosigned(self, note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
-        """Keep a note that witnesses cosigned, after comparing it with this log's own tree.
+        """Keep a note that witnesses cosigned, merged with what others cosigned before.
 
         Raises:
-            NoteError: The note does not satisfy the policy.
+            NoteError: A signature is wrong, or the quorum is still not met; in the latter case
+                the cosignatures are kept all the same.
             LogError: The note is of another log or signs a tree that this log never had.
         """
-        verified = verify_checkpoint(note, policy)
-        head = verified.checkpoint
+        return verify_checkpoint(self.collect(note, policy), policy)
+
+    def collect(self, note: str, policy: TrustPolicy) -> str:
+        """Keep the cosignatures of a note and return it with all that its head has by now.
+
+        Witnesses may answer one by one; the first note that meets the quorum becomes the newest.
+
+        Raises:
+            NoteError: The policy's log did not sign the note, or a witness's line is wrong.
+            LogError: The note is of another log or signs a tree that this log never had.
+        """
+        head = verify_cosignatures(note, policy).checkpoint
         if head.origin != self.origin:
             raise LogError(f"the note is of the log {head.origin!r}, not of {self.origin!r}")
         with self.transaction() as transaction:
             if head.tree_size > self.tree_size or self.root_at(head.tree_size) != head.root_hash:
                 raise LogError(f"the note of size {head.tree_size} signs a tree this log never had")
-            transaction.connection.execute(
-                "INSERT OR REPLACE INTO cosigned VALUES (?, ?)", (head.tree_size, note)
+            connection = transaction.connection
+            row = connection.execute(
+                "SELECT note FROM collected WHERE tree_size = ?", (head.tree_size,)
+            ).fetchone()
+            merged = merge_cosignatures(note if row is None else str(row[0]), note, policy)
+            connection.execute(
+                "INSERT OR REPLACE INTO collected VALUES (?, ?)", (head.tree_size, merged)
             )
-        return verified
+            if policy.is_quorum(verify_cosignatures(merged, policy).cosigners):
+                connection.execute(
+                    "INSERT OR REPLACE INTO cosigned VALUES (?, ?)", (head.tree_size, merged)
+                )
+                connection.execute("DELETE FROM collected WHERE tree_size < ?", (head.tree_size,))
+        return merged
 
     def newest_note(self) -> str:
         """Return the newest cosigned note, or the own checkpoint when nobody has cosigned."""
