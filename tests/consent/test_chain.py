@@ -178,7 +178,7 @@ def test_a_log_from_before_chains_is_read_and_goes_on(
 
     assert len(verify_dossier(dossier, policy).events) == 3
     bare = build_with(dossier, lambda events: events[:2])
-    with pytest.raises(DossierError, match="the 2 events that are shown .* are not all"):
+    with pytest.raises(DossierError, match=r"the 2 events that are shown .* are not all"):
         verify_dossier(bare, policy)
 
 

@@ -179,7 +179,7 @@ def test_an_event_that_was_held_back_is_late(
         log.append_sealed(ANNA, _event(5))
         _cosign(log, coordinator, policy)
         dossier = build_dossier(log, ANNA, at=DAY)
-    with pytest.raises(DossierError, match="event 1 happened at 5 but was logged after .* late"):
+    with pytest.raises(DossierError, match=r"event 1 happened at 5 but was logged after .* late"):
         verify_dossier(dossier, policy)
 
 
@@ -225,7 +225,9 @@ def test_an_erased_person_has_no_events_left(
 
 @given(st.binary(max_size=100))
 def test_garbage_raises_only_a_dossier_error(data: bytes) -> None:
-    with pytest.raises(DossierError, match="a dossier must be canonical JSON|must have the fields"):
+    with pytest.raises(
+        DossierError, match=r"a dossier must be canonical JSON|must have the fields"
+    ):
         verify_dossier(data, TrustPolicy.parse("quorum none\n"))
 
 

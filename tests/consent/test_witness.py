@@ -223,9 +223,7 @@ def test_collected_cosignatures_survive_a_restart(
         assert set(reopened.accept_cosigned(note, policy).cosigners) == {"w0", "w1", "w2"}
 
 
-def test_merging_keeps_the_newest_cosignature_and_no_stranger(
-    log: Log, identity: Identity
-) -> None:
+def test_merging_keeps_the_newest_cosignature_and_no_stranger(log: Log, identity: Identity) -> None:
     witnesses, policy = _federation(log, identity)
     stranger = Identity.generate("stranger.example")
     own = log.checkpoint()

@@ -96,9 +96,7 @@ def test_budget_shows_what_is_spent_and_left(demo: Demo) -> None:
     assert "of 4.500 spent in 11 releases" in done.stdout
 
 
-def test_budget_refuses_a_configuration_that_raises_the_budget(
-    demo: Demo, tmp_path: Path
-) -> None:
+def test_budget_refuses_a_configuration_that_raises_the_budget(demo: Demo, tmp_path: Path) -> None:
     raised = tmp_path / "lane.toml"
     text = (demo.folder / "nodes" / "lane.toml").read_text()
     raised.write_text(text.replace("epsilon = 4.5", "epsilon = 45.0"))
