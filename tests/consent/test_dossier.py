@@ -225,9 +225,7 @@ def test_an_erased_person_has_no_events_left(
 
 @given(st.binary(max_size=100))
 def test_garbage_raises_only_a_dossier_error(data: bytes) -> None:
-    with pytest.raises(
-        DossierError, match=r"a dossier must be canonical JSON|must have the fields"
-    ):
+    with pytest.raises(DossierError, match=r"must be canonical JSON|must have the fields"):
         verify_dossier(data, TrustPolicy.parse("quorum none\n"))
 
 
