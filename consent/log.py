@@ -535,8 +535,7 @@ class Log:
         group.members += 1
 
     def _take_back(self, group: "_Group", keys: int, error: BaseException) -> None:
-        # SQLite gives up the whole transaction by itself when, say, the disk is full.
-        if not group.members or not self._connection.in_transaction:
+        if not group.members:
             self._abandon(group, error)
             return
         try:
@@ -544,6 +543,7 @@ class Log:
             self._connection.execute("RELEASE member")
             self._keys.unmake(keys)
         except sqlite3.Error:
+            # SQLite has given up the whole transaction, as it may when the disk is full.
             self._abandon(group, error)
 
     def _commit_when_last(self, group: "_Group") -> None:

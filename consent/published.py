@@ -63,8 +63,9 @@ def write_published(folder: Path, *, tree: StoredTree, note: str) -> Checkpoint:
     _check_root(tree, head, start=start)
     folder.mkdir(parents=True, exist_ok=True)
     _write_tiles(folder, tree, start=start, size=head.tree_size)
-    _write_copy(folder, tree, start=old_size, size=head.tree_size)
-    replace_files(folder, {CHECKPOINT: note.encode()})
+    with _copy_kept(folder, old_size, tree):
+        _write_copy(folder, tree, start=old_size, size=head.tree_size)
+        replace_files(folder, {CHECKPOINT: note.encode()})
     for index in range(start // WIDTH, head.tree_size // WIDTH):
         for full in (bundle_path(index), tile_path(0, index)):
             # A reader of an older checkpoint takes the full one where a partial one is gone.
@@ -219,21 +220,28 @@ def _write_hashes(folder: Path, tree: StoredTree, tiles: list[tuple[int, int, in
     )
 
 
+@contextlib.contextmanager
+def _copy_kept(folder: Path, size: int, tree: StoredTree) -> Iterator[None]:
+    """Take lines back that were added to the copy, when the checkpoint did not follow."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            (folder / (ENTRIES + ".new")).unlink(missing_ok=True)
+            if size:
+                os.truncate(folder / ENTRIES, _copy_bytes(folder, size, tree))
+        raise
+
+
 def _write_copy(folder: Path, tree: StoredTree, *, start: int, size: int) -> None:
     """Add lines to the copy, or write it whole beside the old one when nothing can stay."""
     path = folder / ENTRIES if start else folder / (ENTRIES + ".new")
-    end = _copy_bytes(folder, start, tree)
-    try:
-        with path.open("ab") as file:
-            file.truncate(end)
-            for low, high in _chunks(start, size):
-                file.write(b"".join(leaf + b"\n" for leaf in tree.leaves(low, high)))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.truncate(path, end) if start else path.unlink()
-        raise
+    with path.open("ab") as file:
+        file.truncate(_copy_bytes(folder, start, tree))
+        for low, high in _chunks(start, size):
+            file.write(b"".join(leaf + b"\n" for leaf in tree.leaves(low, high)))
+        file.flush()
+        os.fsync(file.fileno())
     if not start:
         path.replace(folder / ENTRIES)
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consent.checkpoint import Checkpoint, cosign, verify_log_signature
-from consent.equivocation import Evidence, verify_equivocation
+from consent.equivocation import Evidence
 from consent.event import LogError
 from consent.identity import Identity, PublicIdentity
 from consent.merkle import ProofError, verify_consistency
 from consent.note import Note, NoteError
 from consent.sealed import connect
-
-__all__ = ["EquivocationError", "Witness", "verify_equivocation"]
 
 if TYPE_CHECKING:
     import sqlite3

@@ -235,6 +235,18 @@ def _slow_minute(leaf: bytes) -> int | None:
     return minute if isinstance(minute, int) else None
 
 
+LEAF = format_canonical(SEALED)
+
+
+@pytest.mark.parametrize(
+    "leaves",
+    [[b"x" + LEAF], [LEAF + b"\n"], [LEAF + b"\n" + LEAF, b""], [b"\n" + LEAF], [b"x\n" + LEAF]],
+)
+def test_bytes_around_a_sealed_leaf_are_not_overlooked(leaves: list[bytes]) -> None:
+    assert sealed_minutes(LEAF + b"\n", 1) == [0]
+    assert sealed_minutes(b"".join(leaf + b"\n" for leaf in leaves), len(leaves)) is None
+
+
 sealed_like = st.builds(
     lambda digits, minute, tail: b'{"c":"%s","k":"sealed","t":%s,"v":1}%s' % (digits, minute, tail),
     st.text("0123456789abcdef", min_size=64, max_size=64).map(str.encode)
