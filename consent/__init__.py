@@ -23,10 +23,14 @@ from consent.checkpoint import (
     Checkpoint,
     VerifiedCheckpoint,
     cosign,
+    merge_cosignatures,
     sign_checkpoint,
     verify_checkpoint,
+    verify_cosignatures,
     verify_log_signature,
 )
+from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
+from consent.equivocation import Evidence, EvidenceKind
 from consent.event import Event, LogError
 from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
@@ -70,6 +74,15 @@ from consent.processing import (
     ProcessingRegister,
     register_processing,
 )
+from consent.proof import (
+    TlogProof,
+    format_proof,
+    parse_proof,
+    prove,
+    prove_opened,
+    verify_opened_proof,
+    verify_proof,
+)
 from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
 from consent.purpose import (
     TERMS,
@@ -104,6 +117,8 @@ from consent.receipt_page import format_page
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
+from consent.statetree import StateRoot, append_state_root, verify_order
+from consent.tiles import Tiles
 from consent.tlog_proof import LogProof, prove_entry
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
@@ -145,9 +160,12 @@ __all__ = [
     "ConsentRecord",
     "Controller",
     "Delivery",
+    "DossierError",
     "Entry",
     "EquivocationError",
     "Event",
+    "Evidence",
+    "EvidenceKind",
     "Gate",
     "GivenPurpose",
     "Group",
@@ -186,6 +204,7 @@ __all__ = [
     "Profile",
     "ProofError",
     "Proposal",
+    "ProvedDossier",
     "PublicIdentity",
     "Purpose",
     "PurposeRules",
@@ -211,9 +230,12 @@ __all__ = [
     "SignatureError",
     "SignedMessage",
     "Standing",
+    "StateRoot",
     "Status",
     "SubjectRef",
     "Tier",
+    "Tiles",
+    "TlogProof",
     "Told",
     "Topic",
     "TrustPolicy",
@@ -226,6 +248,8 @@ __all__ = [
     "Witness",
     "Words",
     "acknowledge",
+    "append_state_root",
+    "build_dossier",
     "cosign",
     "finalise_receipt",
     "format_27560_receipt",
@@ -233,19 +257,24 @@ __all__ = [
     "format_canonical",
     "format_kantara",
     "format_page",
+    "format_proof",
     "is_separate",
     "issue_receipt",
     "ladder_of",
     "load_ladder",
     "make_subject_key",
+    "merge_cosignatures",
     "narrow",
     "parse_27560",
     "parse_canonical",
     "parse_ladder",
     "parse_mapping",
+    "parse_proof",
     "policy_digest",
     "preset",
+    "prove",
     "prove_entry",
+    "prove_opened",
     "read_opt_ins",
     "register_processing",
     "sign_checkpoint",
@@ -253,10 +282,15 @@ __all__ = [
     "verify_assessed",
     "verify_checkpoint",
     "verify_consistency",
+    "verify_cosignatures",
+    "verify_dossier",
     "verify_equivocation",
     "verify_inclusion",
     "verify_log_signature",
     "verify_notice",
+    "verify_opened_proof",
+    "verify_order",
+    "verify_proof",
     "verify_published",
     "verify_receipt",
 ]
