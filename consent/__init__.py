@@ -30,7 +30,7 @@ from consent.checkpoint import (
     verify_log_signature,
 )
 from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
-from consent.equivocation import Evidence, EvidenceKind
+from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
 from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
@@ -131,7 +131,7 @@ from consent.withdrawal import (
     acknowledge,
     verify_notice,
 )
-from consent.witness import EquivocationError, Witness, verify_equivocation
+from consent.witness import EquivocationError, Witness
 from consent.wording import Language, Right, Words
 
 __all__ = [
