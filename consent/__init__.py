@@ -119,7 +119,6 @@ from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
 from consent.statetree import StateRoot, append_state_root, verify_order
 from consent.tiles import Tiles
-from consent.tlog_proof import LogProof, prove_entry
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
 from consent.verify import Verdict, verify_published
@@ -180,7 +179,6 @@ __all__ = [
     "Lineage",
     "Log",
     "LogError",
-    "LogProof",
     "LogTransaction",
     "ModelVersion",
     "NotAssessed",
@@ -273,7 +271,6 @@ __all__ = [
     "policy_digest",
     "preset",
     "prove",
-    "prove_entry",
     "prove_opened",
     "read_opt_ins",
     "register_processing",
