@@ -348,5 +348,5 @@ _REQUIRED: dict[str, dict[str, Callable[[JsonValue], bool]]] = {
         "size_bytes": is_count,
         "sha256": _is_text,
     },
-    "round.refused": {"run": _is_text, "round": is_count, "reason": _is_text},
+    "message.refused": {"kind": _is_text, "reason": _is_text},
 }

@@ -61,6 +61,7 @@ CHARGE = _event(
     ledger_head="00",
 )
 RELEASE = _event("release.sent", **ROUND, permit="p1", kind="update", size_bytes=10, sha256="00")
+REFUSAL = _event("message.refused", kind="train.round", reason="the plan is not known")
 GOOD = [_event("node.created"), SEALED, PERMIT, CHARGE, RELEASE, _event("something.else")]
 
 
@@ -332,7 +333,9 @@ def test_a_leaf_that_is_no_event_is_named(tmp_path: Path, leaf: bytes, message: 
     assert caught.value.index == 5
 
 
-@pytest.mark.parametrize("event", [PERMIT, CHARGE, RELEASE], ids=lambda event: event["type"])
+@pytest.mark.parametrize(
+    "event", [PERMIT, CHARGE, RELEASE, REFUSAL], ids=lambda event: event["type"]
+)
 def test_every_required_field_is_required(tmp_path: Path, event: dict[str, JsonValue]) -> None:
     for name in event.keys() - {"type", "at", "v"}:
         _publish(tmp_path, _leaves([*GOOD, _without(event, name)]))
@@ -340,6 +343,12 @@ def test_every_required_field_is_required(tmp_path: Path, event: dict[str, JsonV
             LogError, match=f"entry 6, {event['type']}, has no valid field '{name}'"
         ):
             verify_published(tmp_path, POLICY)
+
+
+def test_a_refused_message_is_counted_like_any_event(tmp_path: Path) -> None:
+    _publish(tmp_path, _leaves([*GOOD, REFUSAL]))
+
+    assert verify_published(tmp_path, POLICY).events["message.refused"] == 1
 
 
 @pytest.mark.parametrize("amount", ["", "-1", "1e3", "NaN", "1.", ".5", "１", 1])
