@@ -92,6 +92,21 @@ def read_note(folder: Path) -> str:
         raise LogError(f"the file {CHECKPOINT!r} is not UTF-8 text") from error
 
 
+def bundle_file(folder: Path, index: int) -> Path:
+    """Return the file from which a verifier reads an entry of a published log.
+
+    Raises:
+        LogError: The checkpoint cannot be read.
+        NoteError: The checkpoint is malformed.
+        ValueError: The checkpoint covers no such entry.
+    """
+    size = Checkpoint.parse(Note.parse(read_note(folder)).text).tree_size
+    if not 0 <= index < size:
+        raise ValueError(f"index must be in [0, {size}), got {index}")
+    number = index // WIDTH
+    return folder / bundle_path(number, width=min(WIDTH, size - number * WIDTH))
+
+
 class ReadingCopy:
     """The copy for people, held against the proved entries; it may be missing."""
 

@@ -21,9 +21,9 @@ from consent import (
 )
 from consent.canonical import parse_canonical
 from consent.merkle import Frontier, leaf_hash, tree_root
-from consent.published import StoredTree, write_published
+from consent.published import StoredTree, bundle_file, write_published
 from consent.sealed import commitment_of
-from consent.tiles import format_bundle
+from consent.tiles import format_bundle, parse_bundle
 from consent.verify import sealed_minutes
 
 LOG = Identity.generate("brand-a.example/log")
@@ -173,6 +173,22 @@ def test_a_truncated_log_says_how_much_is_missing(tmp_path: Path) -> None:
     (tmp_path / "tile/entries/000.p/52").write_bytes(format_bundle(leaves[:37]))
     with pytest.raises(LogError, match="an entry bundle must hold 52 entries, it holds 37"):
         verify_published(tmp_path, POLICY)
+
+
+@pytest.mark.parametrize(("index", "width"), [(0, 256), (255, 256), (256, 44), (299, 44)])
+def test_the_file_of_an_entry_is_found(tmp_path: Path, index: int, width: int) -> None:
+    leaves = _leaves([_event("x", number=number) for number in range(300)])
+    _publish(tmp_path, leaves)
+
+    found = parse_bundle(bundle_file(tmp_path, index).read_bytes(), width=width)
+    assert found[index % 256] == leaves[index]
+
+
+@pytest.mark.parametrize("index", [-1, 6])
+def test_an_entry_that_is_not_published_has_no_file(tmp_path: Path, index: int) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+    with pytest.raises(ValueError, match=rf"index must be in \[0, 6\), got {index}"):
+        bundle_file(tmp_path, index)
 
 
 def test_a_bundle_cut_in_the_middle_is_named(tmp_path: Path) -> None:
