@@ -56,6 +56,7 @@ _DATABASE, _KEYS, _ANCHOR, _LOCK = "log.sqlite", "keys.sqlite", "anchor", "lock"
 _MOST_MEMBERS = 1024
 _LONGEST_GROUP_S = 0.02
 _GATHERING_S = 0.002
+_LONGEST_SLEEP_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -84,14 +85,19 @@ class _Request:
     is_done: bool = False
     index: int = -1
     error: Exception | None = None
+    follower: "_Request | None" = None
     _sleep: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._sleep.acquire()
 
     def wait(self) -> None:
-        """Sleep until somebody wakes this request, or has done so since it last slept."""
-        self._sleep.acquire()
+        """Sleep until somebody wakes this request, or has done so since it last slept.
+
+        One that should have passed the waking on may have been interrupted, so nobody sleeps
+        for long without looking.
+        """
+        self._sleep.acquire(timeout=_LONGEST_SLEEP_S)
 
     def wake(self) -> None:
         """Wake the request, now or when it next goes to sleep."""
@@ -453,6 +459,8 @@ class Log:
                     self._requests[0].wake()
             else:
                 request.wait()
+        if request.follower is not None:
+            request.follower.wake()
         if request.error is not None:
             raise request.error
         return request.index
@@ -477,8 +485,11 @@ class Log:
             if not isinstance(error, LogError):
                 raise
         finally:
-            for request in batch:
+            # Each wakes the next: woken all at once, they would only wait for each other.
+            for request, follower in zip(batch, [*batch[1:], None], strict=True):
+                request.follower = follower
                 request.is_done = True
+            for request in batch[:1]:
                 request.wake()
 
     @contextlib.contextmanager

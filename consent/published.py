@@ -110,12 +110,13 @@ def bundle_file(folder: Path, index: int) -> Path:
 class ReadingCopy:
     """The copy for people, held against the proved entries; it may be missing."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the copy.
+    def __init__(self, folder: Path, tree_size: int) -> None:
+        """Open the copy of that many entries.
 
         Raises:
             LogError: There is one and it cannot be read.
         """
+        self._size = tree_size
         self._file: BinaryIO | None = None
         try:
             self._file = (folder / ENTRIES).open("rb")
@@ -139,6 +140,13 @@ class ReadingCopy:
         if self._file is None:
             return
         found = self._file.read(len(lines))
+        if found != lines and lines.startswith(found):
+            count = first + found.count(b"\n")
+            raise LogError(
+                f"in the file {ENTRIES!r} the log holds {count} entries but the checkpoint signs "
+                f"{self._size}: it was cut short",
+                index=count,
+            )
         if found != lines:
             pairs = enumerate(zip(lines.split(b"\n"), found.split(b"\n"), strict=False))
             index = first + next((at for at, (one, two) in pairs if one != two), 0)

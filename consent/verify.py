@@ -76,7 +76,7 @@ def _verify_entries(folder: Path, head: Checkpoint, rules: "_Rules") -> None:
     """Hash and check every entry in one pass; the tree is judged before the rules."""
     tiles, tree = Tiles.of_folder(folder, head.tree_size), _HashedTree()
     broken: LogError | None = None
-    with contextlib.closing(ReadingCopy(folder)) as copy:
+    with contextlib.closing(ReadingCopy(folder, head.tree_size)) as copy:
         for index in range(-(-head.tree_size // WIDTH)):
             leaves = tiles.leaves(index)
             tree.add(leaves, tile=tiles.tile(0, index))

@@ -218,6 +218,18 @@ def test_a_false_line_of_the_copy_is_named(tmp_path: Path, at: int, index: int) 
     assert caught.value.index == index
 
 
+@pytest.mark.parametrize("cut", [1, 5])
+def test_a_copy_that_was_cut_short_says_how_much_is_missing(tmp_path: Path, cut: int) -> None:
+    _publish(tmp_path, _leaves(GOOD))
+    path = tmp_path / "entries.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(
+        LogError, match="the log holds 5 entries but the checkpoint signs 6: it was cut short"
+    ) as caught:
+        verify_published(tmp_path, POLICY)
+    assert caught.value.index == 5
+
+
 def test_the_copy_for_people_may_be_left_out(tmp_path: Path) -> None:
     _publish(tmp_path, _leaves(GOOD))
     (tmp_path / "entries.jsonl").unlink()
