@@ -224,9 +224,8 @@ class Gate:
             if isinstance(error, LogError):
                 reason = "the consent state or the log cannot be used, which is a refusal"
             self._deny(purpose, reason, use=use, at=at)
-            raise Refused(
-                f"{reason}: {error}" if isinstance(error, LogError) else reason
-            ) from error
+            # The error itself may name a path or quote anything; it stays the cause.
+            raise Refused(reason) from error
 
     @property
     def refreshed_at(self) -> int | None:

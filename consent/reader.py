@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +91,21 @@ class ReadOnlyDatabase:
             self._connection.close()
 
 
+class _Asked(NamedTuple):
+    """The people who were asked for last, their pseudonyms, and where they stood in a state."""
+
+    subject_ids: Sequence[str]
+    refs: list[SubjectRef]
+    state: tuple[int, int]
+    rows: NDArray[np.int64]
+
+
 class RegisterReader:
     """The consent state of one node, to be asked."""
+
+    _seq: int
+    _token: int
+    _last_asked: _Asked
 
     def __init__(
         self, database: Database, *, pseudonym_key: bytes, profile: Profile | Ladder
@@ -202,8 +215,19 @@ class RegisterReader:
     def rows(self, subject_ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the row number of each person, -1 for an unknown one, shape (n,)."""
         self._refresh()
-        find, ref = self._rows.get, self.subject_ref
-        return np.fromiter((find(ref(i), -1) for i in subject_ids), np.int64, len(subject_ids))
+        # A table asks for the same people before every round; pseudonyms never change.
+        asked, state = self._last_asked, (self._seq, self._token)
+        if asked.subject_ids is not subject_ids:
+            refs = [self.subject_ref(subject_id) for subject_id in subject_ids]
+        elif asked.state == state:
+            return asked.rows.copy()
+        else:
+            refs = asked.refs
+        find = self._rows.get
+        found = np.fromiter((find(ref, -1) for ref in refs), np.int64, len(refs))
+        if isinstance(subject_ids, tuple):
+            self._last_asked = _Asked(subject_ids, refs, state, found)
+        return found.copy()
 
     def rows_of(self, subject_id: str) -> list[int]:
         """Return every row that was ever this person's: their own and those merged into it."""
@@ -252,6 +276,7 @@ class RegisterReader:
     def _clear(self) -> None:
         self._state = ConsentState(self._ladder)
         self._rows: dict[str, int] = {}
+        self._last_asked = _Asked((), [], (-1, 0), np.zeros(0, np.int64))
         self._next_row, self._seq, self._token, self._narrowed = 0, -1, 0, 0
 
     def _refresh(self) -> None:

@@ -43,6 +43,7 @@ def join(node: Node, request: ReadyRequest) -> Reply:
     Raises:
         PlanError: this node has not approved the plan, it no longer fits the node's rules,
             or somebody's signature on it is not theirs.
+        NotAssessed: the purpose needs an impact assessment, and none is in force.
     """
     shown = SignedPlan.parse(request.signed_plan)
     plan = node.approved(shown.plan.digest).plan
@@ -53,6 +54,7 @@ def join(node: Node, request: ReadyRequest) -> Reply:
         raise PlanError(f"plan {plan.name!r} is for another catalogue than {node.name} has")
     _accept_witnessed(node, request.witnessed)
     node.verify_affordable(plan)
+    node.assessments.verify_purpose(plan.purpose, at=node.clock())
     node.remember_signatures(shown)
     node.record("run.joined", run=plan.digest, name=plan.name)
     return _reply(node, request.witnessed)

@@ -705,3 +705,25 @@ def test_a_register_follows_another_one_act_by_act(register: Register, log: Log)
         assert [other.person(name) for name in people] == [fresh.person(name) for name in people]
         register.verify_replay()
     assert isinstance(other.state("chen")[CONTACT], Standing)
+
+
+def test_the_same_people_asked_for_again_are_found_after_somebody_joined(
+    register: Register, notice: Notice
+) -> None:
+    people = ("ann", "bo")
+    assert register.rows(people).tolist() == [-1, -1]
+
+    register.record(
+        "bo",
+        given={Purpose.CONTACT},
+        notice=notice,
+        channel="app",
+        expressed_at=1,
+        at=2,
+        until=100,
+    )
+
+    assert register.rows(people).tolist() == [-1, 0]
+    assert register.rows(("bo", "ann")).tolist() == [0, -1]
+    register.erase("bo", at=3)
+    assert register.rows(people).tolist() == [-1, -1]
