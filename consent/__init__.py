@@ -23,10 +23,14 @@ from consent.checkpoint import (
     Checkpoint,
     VerifiedCheckpoint,
     cosign,
+    merge_cosignatures,
     sign_checkpoint,
     verify_checkpoint,
+    verify_cosignatures,
     verify_log_signature,
 )
+from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
+from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
 from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
@@ -70,6 +74,15 @@ from consent.processing import (
     ProcessingRegister,
     register_processing,
 )
+from consent.proof import (
+    TlogProof,
+    format_proof,
+    parse_proof,
+    prove,
+    prove_opened,
+    verify_opened_proof,
+    verify_proof,
+)
 from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
 from consent.purpose import (
     TERMS,
@@ -104,7 +117,8 @@ from consent.receipt_page import format_page
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
-from consent.tlog_proof import LogProof, prove_entry
+from consent.statetree import StateRoot, append_state_root, verify_order
+from consent.tiles import Tiles
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
 from consent.verify import Verdict, verify_published
@@ -116,7 +130,7 @@ from consent.withdrawal import (
     acknowledge,
     verify_notice,
 )
-from consent.witness import EquivocationError, Witness, verify_equivocation
+from consent.witness import EquivocationError, Witness
 from consent.wording import Language, Right, Words
 
 __all__ = [
@@ -144,9 +158,12 @@ __all__ = [
     "ConsentRecord",
     "Controller",
     "Delivery",
+    "DossierError",
     "Entry",
     "EquivocationError",
     "Event",
+    "Evidence",
+    "EvidenceKind",
     "Gate",
     "GivenPurpose",
     "Group",
@@ -161,7 +178,6 @@ __all__ = [
     "Lineage",
     "Log",
     "LogError",
-    "LogProof",
     "LogTransaction",
     "ModelVersion",
     "NotAssessed",
@@ -185,6 +201,7 @@ __all__ = [
     "Profile",
     "ProofError",
     "Proposal",
+    "ProvedDossier",
     "PublicIdentity",
     "Purpose",
     "PurposeRules",
@@ -210,9 +227,12 @@ __all__ = [
     "SignatureError",
     "SignedMessage",
     "Standing",
+    "StateRoot",
     "Status",
     "SubjectRef",
     "Tier",
+    "Tiles",
+    "TlogProof",
     "Told",
     "Topic",
     "TrustPolicy",
@@ -225,6 +245,8 @@ __all__ = [
     "Witness",
     "Words",
     "acknowledge",
+    "append_state_root",
+    "build_dossier",
     "cosign",
     "finalise_receipt",
     "format_27560_receipt",
@@ -232,20 +254,24 @@ __all__ = [
     "format_canonical",
     "format_kantara",
     "format_page",
+    "format_proof",
     "is_separate",
     "issue_receipt",
     "ladder_of",
     "load_ladder",
     "make_subject_key",
+    "merge_cosignatures",
     "narrow",
     "needing_assessment",
     "parse_27560",
     "parse_canonical",
     "parse_ladder",
     "parse_mapping",
+    "parse_proof",
     "policy_digest",
     "preset",
-    "prove_entry",
+    "prove",
+    "prove_opened",
     "read_opt_ins",
     "register_processing",
     "sign_checkpoint",
@@ -253,10 +279,15 @@ __all__ = [
     "verify_assessed",
     "verify_checkpoint",
     "verify_consistency",
+    "verify_cosignatures",
+    "verify_dossier",
     "verify_equivocation",
     "verify_inclusion",
     "verify_log_signature",
     "verify_notice",
+    "verify_opened_proof",
+    "verify_order",
+    "verify_proof",
     "verify_published",
     "verify_receipt",
 ]

@@ -21,8 +21,10 @@ __all__ = [
     "TrustPolicy",
     "VerifiedCheckpoint",
     "cosign",
+    "merge_cosignatures",
     "sign_checkpoint",
     "verify_checkpoint",
+    "verify_cosignatures",
     "verify_log_signature",
 ]
 
@@ -159,6 +161,19 @@ def verify_checkpoint(note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
         NoteError: The note is malformed, the origin unknown, a known key's signature wrong, or
             too few witnesses have cosigned.
     """
+    verified = verify_cosignatures(note, policy)
+    if not policy.is_quorum(verified.cosigners):
+        found = ", ".join(verified.cosigners) or "nobody"
+        raise NoteError(f"the quorum {policy.quorum!r} is not met: cosigned by {found}")
+    return verified
+
+
+def verify_cosignatures(note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
+    """Do the same without asking for the quorum: whoever has cosigned so far is told.
+
+    Raises:
+        NoteError: The note is malformed, the origin unknown, or a known key's signature wrong.
+    """
     parsed = Note.parse(note)
     origin = Checkpoint.parse(parsed.text).origin
     checkpoint = verify_log_signature(note, policy.log(origin))
@@ -167,10 +182,30 @@ def verify_checkpoint(note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
         line = parsed.find(witness.name, witness.key_id(COSIGNATURE))
         if line is not None:
             cosigners[name] = _verify_cosignature(parsed.text, line.signature, witness)
-    if not policy.is_quorum(cosigners):
-        found = ", ".join(cosigners) or "nobody"
-        raise NoteError(f"the quorum {policy.quorum!r} is not met: cosigned by {found}")
     return VerifiedCheckpoint(checkpoint, cosigners)
+
+
+def merge_cosignatures(known: str, shown: str, policy: TrustPolicy) -> str:
+    """Return one note of a head with the newest cosignature of each witness from two notes.
+
+    Lines of keys that the policy does not know are left out.
+
+    Raises:
+        NoteError: A note is not one that the policy's log signed, a known witness's cosignature
+            is wrong, or the two notes are of different heads.
+    """
+    one, two = Note.parse(known), Note.parse(shown)
+    if one.text != two.text:
+        raise NoteError("cosignatures of two different heads cannot be merged")
+    first, second = verify_cosignatures(known, policy), verify_cosignatures(shown, policy)
+    log = policy.log(first.checkpoint.origin)
+    lines = [line for line in [one.find(log.name, log.key_id(ED25519))] if line is not None]
+    for name, witness in policy.witnesses.items():
+        is_newer = second.cosigners.get(name, -1) > first.cosigners.get(name, -1)
+        line = (two if is_newer else one).find(witness.name, witness.key_id(COSIGNATURE))
+        if line is not None:
+            lines.append(line)
+    return Note(one.text, tuple(lines)).format()
 
 
 def _verify_cosignature(text: str, signature: bytes, witness: PublicIdentity) -> int:

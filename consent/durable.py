@@ -4,13 +4,14 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from consent.canonical import CanonicalError, format_canonical, parse_canonical
 
 _SLOT_BYTES = 512
+_MOST_SINGLE_SYNCS = 32
 
 
 def sync_folder(folder: Path) -> None:
@@ -25,16 +26,27 @@ def sync_folder(folder: Path) -> None:
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Put whole new files in place of old ones, durably and in the order given.
 
+    Args:
+        folder: Where the files stand.
+        files: Content by path inside the folder; missing folders are made.
+
     Raises:
         OSError: A new file could not be written; the old ones are as they were.
     """
     drafts = {folder / name: folder / (name + ".new") for name in files}
+    folders = dict.fromkeys([folder, *_folders_between(folder, drafts)])
+    for needed in folders:
+        needed.mkdir(parents=True, exist_ok=True)
     try:
         for draft, data in zip(drafts.values(), files.values(), strict=True):
             with draft.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if len(drafts) <= _MOST_SINGLE_SYNCS:
+                    os.fsync(file.fileno())
+        if len(drafts) > _MOST_SINGLE_SYNCS:
+            # One sync of everything is cheaper than hundreds of single ones.
+            os.sync()
         for path, draft in drafts.items():
             draft.replace(path)
     except OSError:
@@ -42,7 +54,14 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
         raise
-    sync_folder(folder)
+    for changed in folders:
+        sync_folder(changed)
+
+
+def _folders_between(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Return every folder under `folder` on the way to some paths, outer ones first."""
+    inside = {parent for path in paths for parent in path.parents if folder in parent.parents}
+    return sorted(inside)
 
 
 class FolderLock:

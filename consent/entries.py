@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consent.canonical import JsonValue, parse_canonical
-from consent.event import CLOCK_TOLERANCE_MS, Event, LogError, check_event
+from consent.chain import ChainHead, format_link
+from consent.event import CLOCK_TOLERANCE_MS, Event, LogError, check_event, check_fields
 from consent.identity import Identity
 from consent.merkle import Frontier, leaf_hash
-from consent.sealed import SubjectKeys, SubjectRef, connect, seal, sealed_leaf
+from consent.sealed import (
+    SubjectKeys,
+    SubjectRef,
+    commitment_of,
+    connect,
+    seal,
+    sealed_leaf,
+)
+from consent.tiles import LARGEST_ENTRY_BYTES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -30,6 +39,13 @@ CREATE INDEX sealed_subject ON sealed (subject_ref);
 CREATE TABLE signed (tree_size INTEGER PRIMARY KEY, note TEXT NOT NULL);
 CREATE TABLE cosigned (tree_size INTEGER PRIMARY KEY, note TEXT NOT NULL);
 """
+_SINCE_CHAINS = (
+    """CREATE TABLE subject_head (subject_ref TEXT PRIMARY KEY, subject_seq INTEGER NOT NULL,
+    commitment BLOB NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE state_tree (idx INTEGER PRIMARY KEY REFERENCES entry (idx),
+    secret BLOB NOT NULL, leaves BLOB NOT NULL)""",
+    "CREATE TABLE collected (tree_size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
+)
 _APPEND_ONLY = ("owner", "entry", "node", "signed")
 
 
@@ -88,25 +104,49 @@ class LogTransaction:
 
     def append(self, event: Event) -> int:
         """Add an open event, readable by every peer; return its index."""
-        return self._append_leaf(check_event(event), at=_time(event))
+        leaf = check_event(event)
+        if len(leaf) > LARGEST_ENTRY_BYTES:
+            raise ValueError(
+                f"an open event must have at most {LARGEST_ENTRY_BYTES} bytes, got {len(leaf)}"
+            )
+        return self._append_leaf(leaf, at=_time(event))
 
     def append_sealed(self, subject_ref: SubjectRef, event: Event) -> int:
-        """Add an event about a person, of which the log shows a commitment; return its index."""
-        content = check_event(event)
-        commitment, ciphertext = seal(content, key=self._keys.make_key(subject_ref))
+        """Add an event about a person, of which the log shows a commitment; return its index.
+
+        What is sealed also says which of the person's events it is and commits to the one before.
+        """
+        check_fields(event)
         at = _time(event)
+        self._check_time(at)
+        row = self.connection.execute(
+            "SELECT subject_seq, commitment FROM subject_head WHERE subject_ref = ?",
+            (subject_ref,),
+        ).fetchone()
+        before = None if row is None else ChainHead(row[0], bytes(row[1]))
+        content = format_link(event, subject=subject_ref, before=before)
+        commitment, ciphertext = seal(content, key=self._keys.make_key(subject_ref))
         index = self._append_leaf(sealed_leaf(commitment, at=at), at=at)
+        self._broken = True
         self.connection.execute(
             "INSERT INTO sealed VALUES (?, ?, ?)", (index, subject_ref, ciphertext)
         )
+        self.connection.execute(
+            "INSERT OR REPLACE INTO subject_head VALUES (?, ?, ?)",
+            (subject_ref, 1 if before is None else before.subject_seq + 1, commitment),
+        )
+        self._broken = False
         return index
 
-    def _append_leaf(self, leaf: bytes, *, at: int) -> int:
+    def _check_time(self, at: int) -> None:
         if at < self._latest - CLOCK_TOLERANCE_MS:
             raise LogError(
                 f"the time of an event must not go back: {at} is more than five minutes before "
                 f"{self._latest}; nothing was appended"
             )
+
+    def _append_leaf(self, leaf: bytes, *, at: int) -> int:
+        self._check_time(at)
         self._latest = max(self._latest, at)
         index = self._frontier.size
         self._broken = True
@@ -123,6 +163,7 @@ def create_tables(path: Path, identity: Identity) -> None:
     connection = connect(path)
     try:
         connection.executescript(_SCHEMA)
+        upgrade_tables(connection)
         for table in _APPEND_ONLY:
             for action in ("UPDATE", "DELETE"):
                 connection.execute(
@@ -134,6 +175,38 @@ def create_tables(path: Path, identity: Identity) -> None:
         )
     finally:
         connection.close()
+
+
+def upgrade_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables that older logs lack, and count their sealed events into chains."""
+    has_heads = connection.execute(
+        "SELECT 1 FROM sqlite_master WHERE name = 'subject_head'"
+    ).fetchone()
+    if has_heads is not None:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SINCE_CHAINS:
+            connection.execute(statement)
+        rows = connection.execute(
+            "SELECT sealed.subject_ref, entry.leaf FROM sealed JOIN entry USING (idx) ORDER BY idx"
+        )
+        heads: dict[str, ChainHead] = {}
+        for subject_ref, leaf in rows:
+            commitment = commitment_of(parse_canonical(bytes(leaf)))
+            if commitment is None:
+                raise LogError("a sealed entry of an older log has no commitment")
+            before = heads.get(subject_ref)
+            seq = 1 if before is None else before.subject_seq + 1
+            heads[subject_ref] = ChainHead(seq, commitment)
+        connection.executemany(
+            "INSERT INTO subject_head VALUES (?, ?, ?)",
+            [(ref, head.subject_seq, head.commitment) for ref, head in heads.items()],
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
 
 
 def _time(event: Event) -> int:

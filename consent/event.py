@@ -30,6 +30,12 @@ def check_event(event: Event) -> bytes:
     Raises:
         ValueError: `type`, `at` or `v` is missing or wrong, or the event is not canonical JSON.
     """
+    check_fields(event)
+    return format_canonical(dict(event))
+
+
+def check_fields(event: Event) -> None:
+    """Raise `ValueError` unless an event has a type, a time and a version."""
     kind, at, version = event.get("type"), event.get("at"), event.get("v")
     if not (isinstance(kind, str) and kind):
         raise ValueError("an event must have a type")
@@ -39,7 +45,6 @@ def check_event(event: Event) -> bytes:
         raise ValueError(f"the version of a {kind} event must be 1")
     if event.get("k") == SEALED:
         raise ValueError(f"a {kind} event must not pass for a sealed leaf")
-    return format_canonical(dict(event))
 
 
 def is_version(value: JsonValue) -> bool:

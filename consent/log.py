@@ -1,7 +1,8 @@
 """Remember what a node did, so that nobody, the node included, can change it unseen.
 
-One writer, one append-only RFC 6962 tree, one durable commit per transaction. What people did
-is sealed (`sealed`), what the node did is open. Times are read from the events, never from a
+One writer, one append-only RFC 6962 tree, one durable commit per transaction, which callers in
+several threads share. What people did is sealed (`sealed`) and chained (`chain`), what the node
+did is open. Times are read from the events, never from a
 clock. Not seen from here: a log that was put back together with its anchor, or that never
 recorded a thing; the first is what witnesses are for.
 """
@@ -9,20 +10,30 @@ recorded a thing; the first is what witnesses are for.
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consent import merkle
-from consent.canonical import JsonValue, parse_canonical
-from consent.checkpoint import Checkpoint, VerifiedCheckpoint, sign_checkpoint, verify_checkpoint
+from consent.canonical import JsonValue
+from consent.chain import Opening
+from consent.checkpoint import (
+    Checkpoint,
+    VerifiedCheckpoint,
+    merge_cosignatures,
+    sign_checkpoint,
+    verify_checkpoint,
+    verify_cosignatures,
+)
 from consent.durable import Anchor, FolderLock, Head, sync_folder
-from consent.entries import Entry, LogTransaction, create_tables
+from consent.entries import Entry, LogTransaction, create_tables, upgrade_tables
 from consent.event import SEALED, Event, LogError
 from consent.identity import Identity
-from consent.merkle import Frontier, leaf_hash
-from consent.note import Note
-from consent.published import write_published
+from consent.merkle import Frontier
+from consent.published import StoredTree, write_published
 from consent.sealed import (
     SealError,
     SubjectKeys,
@@ -42,7 +53,57 @@ __all__ = ["Entry", "Event", "Log", "LogError", "LogTransaction"]
 
 _DATABASE, _KEYS, _ANCHOR, _LOCK = "log.sqlite", "keys.sqlite", "anchor", "lock"
 
+_MOST_MEMBERS = 1024
+_LONGEST_GROUP_S = 0.02
+_GATHERING_S = 0.002
+_LONGEST_SLEEP_S = 0.1
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Group:
+    """Transactions of several threads that become durable together.
+
+    The last one that comes commits for all: nobody waits for a group that nobody joins. How
+    long it has been open is the one thing here that is read from a clock.
+    """
+
+    frontier: Frontier
+    latest: int
+    members: int = 0
+    begun_s: float = field(default_factory=time.monotonic)
+    done: threading.Event = field(default_factory=threading.Event)
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One entry that waits for a leader, and afterwards what became of it."""
+
+    append: Callable[[LogTransaction], int]
+    is_done: bool = False
+    index: int = -1
+    error: Exception | None = None
+    follower: "_Request | None" = None
+    _sleep: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._sleep.acquire()
+
+    def wait(self) -> None:
+        """Sleep until somebody wakes this request, or has done so since it last slept.
+
+        One that should have passed the waking on may have been interrupted, so nobody sleeps
+        for long without looking.
+        """
+        self._sleep.acquire(timeout=_LONGEST_SLEEP_S)
+
+    def wake(self) -> None:
+        """Wake the request, now or when it next goes to sleep."""
+        # A lock is several times cheaper than an Event; two wakers at once count as one.
+        with contextlib.suppress(RuntimeError):
+            self._sleep.release()
 
 
 class Log:
@@ -54,7 +115,14 @@ class Log:
         self._identity = identity
         self._lock = lock
         self._mutex = threading.RLock()
+        self._publishing = threading.Lock()
+        self._door = threading.Lock()
+        self._arriving = self._depth = self._holder = 0
+        self._leading = threading.Lock()
+        self._requests: deque[_Request] = deque()
+        self._crowd = 1
         self._active: LogTransaction | None = None
+        self._group: _Group | None = None
         self._closed = False
         self._anchor = Anchor(folder / _ANCHOR)
         self._connection = connect(folder / _DATABASE)
@@ -107,6 +175,7 @@ class Log:
             with _storage(f"the log in {folder} could not be opened"):
                 log = cls(folder, identity, lock)
                 log._check_owner()
+                upgrade_tables(log._connection)
                 log._load_head()
                 log._check_anchor()
                 return log
@@ -119,7 +188,9 @@ class Log:
 
     def close(self) -> None:
         """Close the log and let another process write."""
-        with self._mutex:
+        with self._held():
+            if not self._closed:
+                self._settle()
             if not self._closed:
                 self._closed = True
                 self._connection.close()
@@ -154,8 +225,7 @@ class Log:
 
     def append(self, event: Event) -> int:
         """Append one open event durably and return its index."""
-        with self.transaction() as transaction:
-            return transaction.append(event)
+        return self._share(lambda transaction: transaction.append(event))
 
     def append_many(self, events: Sequence[Event]) -> range:
         """Append open events in one durable commit and return their indices."""
@@ -167,30 +237,42 @@ class Log:
 
     def append_sealed(self, subject_ref: SubjectRef, event: Event) -> int:
         """Append one sealed event durably and return its index."""
-        with self.transaction() as transaction:
-            return transaction.append_sealed(subject_ref, event)
+        return self._share(lambda transaction: transaction.append_sealed(subject_ref, event))
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[LogTransaction]:
         """Give a transaction that commits durably at the end of the block, or not at all.
 
-        A transaction inside another one of the same thread joins it.
+        Transactions of several threads that come together share one commit; each block ends only
+        after that commit, and one that fails takes back nothing but its own. A transaction inside
+        another one of the same thread joins it.
 
         Raises:
             LogError: The log is closed or cannot be written; nothing was appended.
         """
-        with self._mutex:
+        with self._arrived():
             self._check_open()
             if self._active is not None:
                 yield self._active
                 return
-            with self._begin() as transaction:
-                yield transaction
+            group = self._open_group()
+            try:
+                with self._member(group) as transaction:
+                    yield transaction
+            finally:
+                self._commit_when_last(group)
+        group.done.wait()
+        if group.error is not None:
+            raise LogError(group.error)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Give the database to a reader while nobody writes."""
-        with self._mutex, _storage(f"the log {self.origin!r} could not be read"):
+        """Give the database to a reader while nobody writes.
+
+        What is read may still be waiting for its commit; whatever is appended after it commits
+        with it or later.
+        """
+        with self._held(), _storage(f"the log {self.origin!r} could not be read"):
             self._check_open()
             yield self._connection
 
@@ -205,7 +287,7 @@ class Log:
         with self.reading() as connection:
             rows = connection.execute(
                 "SELECT idx, leaf FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx",
-                (start, self.tree_size if end is None else end),
+                (start, self.tree_size if end is None else min(end, self.tree_size)),
             )
             return [Entry(index, bytes(leaf)) for index, leaf in rows]
 
@@ -219,45 +301,58 @@ class Log:
         value = self.entry(index).value
         if value.get("k") != SEALED:
             return value
-        commitment = commitment_of(value)
+        return self.opening(index).link.event
+
+    def opening(self, index: int) -> Opening:
+        """Return what shows a sealed entry to somebody without its subject's key.
+
+        Raises:
+            SealError: The subject's key was destroyed, or the content was changed.
+            LogError: There is no such entry, or it is not sealed.
+        """
+        commitment = commitment_of(self.entry(index).value)
+        if commitment is None:
+            raise LogError(f"entry {index} is not sealed", index=index)
         with self.reading() as connection:
             row = connection.execute(
                 "SELECT subject_ref, content FROM sealed WHERE idx = ?", (index,)
             ).fetchone()
-            if row is None or commitment is None:
+            if row is None:
                 raise SealError(f"the content of sealed entry {index} was destroyed")
             key = self._keys.key(row[0])
-        event = parse_canonical(unseal(bytes(row[1]), key=key, commitment=commitment)[1])
-        if not isinstance(event, dict):
-            raise LogError(f"entry {index} is not an object")
-        return event
+        return Opening(*unseal(bytes(row[1]), key=key, commitment=commitment))
 
     def erase_subject(self, subject_ref: SubjectRef) -> None:
         """Destroy the key, then the content, of every sealed event of a subject.
 
         No leaf and no root hash changes. What is lost here cannot be brought back.
         """
-        with self._mutex, _storage("a data subject could not be erased completely; try again"):
+        with self._held(), _storage("a data subject could not be erased completely; try again"):
             self._check_open()
+            self._settle()
             self._keys.destroy(subject_ref)
-            self._connection.execute("DELETE FROM sealed WHERE subject_ref = ?", (subject_ref,))
+            for table in ("sealed", "subject_head"):
+                self._connection.execute(
+                    f"DELETE FROM {table} WHERE subject_ref = ?",  # noqa: S608 - names above
+                    (subject_ref,),
+                )
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def inclusion_proof(self, index: int, tree_size: int | None = None) -> list[bytes]:
         """Return the proof that an entry is in the tree of a size; the present one if None."""
-        with self._mutex:
+        with self._held():
             size = self._check_size(self.tree_size if tree_size is None else tree_size)
             return merkle.prove_inclusion(self._node, index=index, tree_size=size)
 
     def consistency_proof(self, old: int, new: int | None = None) -> list[bytes]:
         """Return the proof that the tree of size `new` extends that of size `old`."""
-        with self._mutex:
+        with self._held():
             size = self._check_size(self.tree_size if new is None else new)
             return merkle.prove_consistency(self._node, old_size=old, new_size=size)
 
     def root_at(self, tree_size: int) -> bytes:
         """Return the root hash that the tree had at a size."""
-        with self._mutex:
+        with self._held():
             size = self._check_size(tree_size)
             return merkle.subtree_root(self._node, low=0, high=size)
 
@@ -277,23 +372,44 @@ class Log:
             return note
 
     def accept_cosigned(self, note: str, policy: TrustPolicy) -> VerifiedCheckpoint:
-        """Keep a note that witnesses cosigned, after comparing it with this log's own tree.
+        """Keep a note that witnesses cosigned, merged with what others cosigned before.
 
         Raises:
-            NoteError: The note does not satisfy the policy.
+            NoteError: A signature is wrong, or the quorum is still not met; in the latter case
+                the cosignatures are kept all the same.
             LogError: The note is of another log or signs a tree that this log never had.
         """
-        verified = verify_checkpoint(note, policy)
-        head = verified.checkpoint
+        return verify_checkpoint(self.collect(note, policy), policy)
+
+    def collect(self, note: str, policy: TrustPolicy) -> str:
+        """Keep the cosignatures of a note and return it with all that its head has by now.
+
+        Witnesses may answer one by one; the first note that meets the quorum becomes the newest.
+
+        Raises:
+            NoteError: The policy's log did not sign the note, or a witness's line is wrong.
+            LogError: The note is of another log or signs a tree that this log never had.
+        """
+        head = verify_cosignatures(note, policy).checkpoint
         if head.origin != self.origin:
             raise LogError(f"the note is of the log {head.origin!r}, not of {self.origin!r}")
         with self.transaction() as transaction:
             if head.tree_size > self.tree_size or self.root_at(head.tree_size) != head.root_hash:
                 raise LogError(f"the note of size {head.tree_size} signs a tree this log never had")
-            transaction.connection.execute(
-                "INSERT OR REPLACE INTO cosigned VALUES (?, ?)", (head.tree_size, note)
+            connection = transaction.connection
+            row = connection.execute(
+                "SELECT note FROM collected WHERE tree_size = ?", (head.tree_size,)
+            ).fetchone()
+            merged = merge_cosignatures(note if row is None else str(row[0]), note, policy)
+            connection.execute(
+                "INSERT OR REPLACE INTO collected VALUES (?, ?)", (head.tree_size, merged)
             )
-        return verified
+            if policy.is_quorum(verify_cosignatures(merged, policy).cosigners):
+                connection.execute(
+                    "INSERT OR REPLACE INTO cosigned VALUES (?, ?)", (head.tree_size, merged)
+                )
+                connection.execute("DELETE FROM collected WHERE tree_size < ?", (head.tree_size,))
+        return merged
 
     def newest_note(self) -> str:
         """Return the newest cosigned note, or the own checkpoint when nobody has cosigned."""
@@ -313,49 +429,196 @@ class Log:
             LogError: The stored entries do not give the signed root hash, or the folder cannot
                 be written; an older publication is as it was.
         """
-        with self._mutex:
-            note = self.newest_note()
-            head = Checkpoint.parse(Note.parse(note).text)
-            leaves = [entry.leaf for entry in self.entries(0, head.tree_size)]
-            if merkle.tree_root([leaf_hash(leaf) for leaf in leaves]) != head.root_hash:
-                raise LogError("the stored entries do not give the signed root; not published")
-            with _storage(f"the log could not be published in {folder}"):
-                write_published(folder, leaves=leaves, note=note)
-            return head
+        note = self.newest_note()
+        tree = StoredTree(
+            leaves=lambda start, end: [entry.leaf for entry in self.entries(start, end)],
+            hashes=self._hashes,
+        )
+        with self._publishing, _storage(f"the log could not be published in {folder}"):
+            return write_published(folder, tree=tree, note=note)
+
+    def _share(self, append: Callable[[LogTransaction], int]) -> int:
+        """Append one entry in a transaction that whoever leads makes for everybody waiting.
+
+        `append` must raise `ValueError` or `LogError` before its first write, or not at all.
+        """
+        if self._holder == threading.get_ident():
+            with self.transaction() as transaction:
+                return append(transaction)
+        request = _Request(append)
+        self._requests.append(request)
+        while not request.is_done:
+            if self._leading.acquire(blocking=False):
+                try:
+                    if not request.is_done:
+                        self._lead()
+                finally:
+                    self._leading.release()
+                # Who came while the leading lock was taken waits to be told that it is free.
+                with contextlib.suppress(IndexError):
+                    self._requests[0].wake()
+            else:
+                request.wait()
+        if request.follower is not None:
+            request.follower.wake()
+        if request.error is not None:
+            raise request.error
+        return request.index
+
+    def _lead(self) -> None:
+        # Those who were served together come back together: give them a moment to do so.
+        if len(self._requests) < self._crowd:
+            time.sleep(_GATHERING_S)
+        batch = [self._requests.popleft() for _ in range(min(len(self._requests), _MOST_MEMBERS))]
+        self._crowd = len(batch)
+        try:
+            with self.transaction() as transaction:
+                for request in batch:
+                    try:
+                        request.index = request.append(transaction)
+                    except (ValueError, LogError) as error:
+                        request.error = error
+        except BaseException as error:
+            sentence = str(error) if isinstance(error, LogError) else self._unwritten
+            for request in batch:
+                request.error = request.error or LogError(sentence)
+            if not isinstance(error, LogError):
+                raise
+        finally:
+            # Each wakes the next: woken all at once, they would only wait for each other.
+            for request, follower in zip(batch, [*batch[1:], None], strict=True):
+                request.follower = follower
+                request.is_done = True
+            for request in batch[:1]:
+                request.wake()
 
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[LogTransaction]:
-        with _storage(f"the log {self.origin!r} could not be written; nothing was appended"):
-            self._connection.execute("BEGIN IMMEDIATE")
+    def _held(self) -> Iterator[None]:
+        with self._mutex:
+            self._depth += 1
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._depth -= 1
+                if self._depth == 0:
+                    self._holder = 0
+
+    @contextlib.contextmanager
+    def _arrived(self) -> Iterator[None]:
+        """Hold the log for one transaction; those still waiting for it are counted."""
+        with self._door:
+            self._arriving += 1
+        with self._held():
+            with self._door:
+                self._arriving -= 1
+            yield
+
+    def _open_group(self) -> "_Group":
+        if self._group is None:
+            with _storage(self._unwritten):
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._group = _Group(self._frontier.copy(), self._latest)
+        return self._group
+
+    @contextlib.contextmanager
+    def _member(self, group: "_Group") -> Iterator[LogTransaction]:
+        """Run one transaction in a group; when it fails, the others' work stays."""
+        keys = self._keys.made
+        with _storage(self._unwritten):
+            if group.members:
+                self._connection.execute("SAVEPOINT member")
             transaction = LogTransaction(
-                self._connection, self._keys, self._frontier.copy(), self._latest
+                self._connection, self._keys, group.frontier.copy(), group.latest
             )
             self._active = transaction
             try:
                 yield transaction
                 frontier, latest = transaction.head
-                # Keys first: an entry that nobody can open would be worse than a spare key.
-                self._keys.commit()
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._abandon()
+                if group.members:
+                    self._connection.execute("RELEASE member")
+            except BaseException as error:
+                self._take_back(group, keys, error)
                 raise
             finally:
                 self._active = None
-        grown = frontier.size > self._frontier.size
-        self._frontier, self._latest = frontier, latest
-        if grown:
-            self._save_anchor()
+        group.frontier, group.latest = frontier, latest
+        group.members += 1
 
-    def _abandon(self) -> None:
+    def _take_back(self, group: "_Group", keys: int, error: BaseException) -> None:
+        if not group.members:
+            self._abandon(group, error)
+            return
+        try:
+            self._connection.execute("ROLLBACK TO member")
+            self._connection.execute("RELEASE member")
+            self._keys.unmake(keys)
+        except sqlite3.Error:
+            # SQLite has given up the whole transaction, as it may when the disk is full.
+            self._abandon(group, error)
+
+    def _commit_when_last(self, group: "_Group") -> None:
+        """Commit unless somebody is coming who will; a group never waits for long."""
+        if self._group is not group:
+            return
+        is_last = self._arriving == 0 or self._depth > 1
+        waited_s = time.monotonic() - group.begun_s
+        if is_last or group.members >= _MOST_MEMBERS or waited_s > _LONGEST_GROUP_S:
+            self._commit(group)
+
+    def _commit(self, group: "_Group") -> None:
+        """Make a group durable, or fail all of it; each member raises for itself."""
+        try:
+            with _storage(self._unwritten):
+                # Keys first: an entry that nobody can open would be worse than a spare key.
+                self._keys.commit()
+                self._connection.execute("COMMIT")
+        except BaseException as error:
+            self._abandon(group, error)
+            self._reload()
+            if not isinstance(error, LogError):
+                raise
+            return
+        grown = group.frontier.size > self._frontier.size
+        self._frontier, self._latest = group.frontier, group.latest
+        self._group = None
+        try:
+            if grown:
+                self._save_anchor()
+        except LogError as error:
+            group.error = str(error)
+        finally:
+            group.done.set()
+
+    def _abandon(self, group: "_Group", error: BaseException) -> None:
+        self._group = None
         try:
             self._keys.rollback()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            _log.exception("the log %s cannot be taken back and was closed", self.origin)
+            self.close()
+        finally:
+            sentence = str(error) if isinstance(error, LogError) else self._unwritten
+            group.error = sentence if group.members else None
+            group.done.set()
+
+    def _reload(self) -> None:
+        """Read the head again after a commit that failed, however far it came."""
+        try:
             self._load_head()
         except (sqlite3.Error, LogError):
             _log.exception("the log %s cannot be read back and was closed", self.origin)
             self.close()
+
+    def _settle(self) -> None:
+        if self._group is not None:
+            self._commit(self._group)
+
+    @property
+    def _unwritten(self) -> str:
+        return f"the log {self.origin!r} could not be written; nothing was appended"
 
     def _save_anchor(self) -> None:
         try:
@@ -368,13 +631,18 @@ class Log:
             ) from error
 
     def _node(self, level: int, position: int) -> bytes:
+        return self._hashes(level, position, position + 1)[0]
+
+    def _hashes(self, level: int, start: int, end: int) -> list[bytes]:
         with self.reading() as connection:
-            row = connection.execute(
-                "SELECT hash FROM node WHERE level = ? AND position = ?", (level, position)
-            ).fetchone()
-        if row is None:
+            rows = connection.execute(
+                "SELECT hash FROM node WHERE level = ? AND position >= ? AND position < ?"
+                " ORDER BY position",
+                (level, start, end),
+            ).fetchall()
+        if len(rows) != end - start:
             raise LogError(f"the log {self.origin!r} is damaged: a stored hash is missing")
-        return bytes(row[0])
+        return [bytes(row[0]) for row in rows]
 
     def _load_head(self) -> None:
         count, last, latest = self._connection.execute(

@@ -47,20 +47,27 @@ class Frontier:
         """Return an independent frontier of the same tree."""
         return Frontier(self.size, list(self.hashes))
 
-    def append(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Add one leaf hash.
+    def append(self, leaf: bytes, *, level: int = 0) -> list[tuple[int, int, bytes]]:
+        """Add one leaf hash, or one full subtree of a level that the size is a multiple of.
 
         Returns:
-            Every full subtree that this leaf completes, as (level, position, hash).
+            Every full subtree that is complete now and was not, as (level, position, hash).
+
+        Raises:
+            ValueError: The size is no multiple of the subtree's.
         """
-        level, position, current = 0, self.size, leaf
+        grown = self.size + (1 << level)
+        position, rest = divmod(self.size, 1 << level)
+        if rest:
+            raise ValueError(f"a subtree of level {level} does not fit at size {self.size}")
+        current = leaf
         made = [(level, position, current)]
         while position & 1:
             current = node_hash(self.hashes.pop(), current)
             level, position = level + 1, position >> 1
             made.append((level, position, current))
         self.hashes.append(current)
-        self.size += 1
+        self.size = grown
         return made
 
     def root(self) -> bytes:

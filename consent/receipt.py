@@ -12,7 +12,6 @@ for a message with a context, which holds a zero byte.
 
 import base64
 import binascii
-import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field, replace
@@ -20,18 +19,16 @@ from enum import StrEnum
 
 from consent import wording
 from consent.canonical import CanonicalError, JsonValue, format_canonical, parse_canonical
-from consent.checkpoint import verify_checkpoint, verify_log_signature
 from consent.controller import Controller, format_controller, parse_controller
 from consent.fields import Fields
 from consent.identity import Identity, PublicIdentity, SignatureError
 from consent.instant import LATEST_MS
-from consent.merkle import ProofError, leaf_hash
+from consent.merkle import ProofError
 from consent.note import NoteError
+from consent.proof import parse_proof, verify_opened_proof
 from consent.purpose import Profile, Purpose
 from consent.register import ConsentRecord, Notice
-from consent.sealed import sealed_leaf
-from consent.tlog_proof import LogProof
-from consent.trust import TrustPolicy
+from consent.trust import NO_QUORUM, TrustPolicy
 from consent.wording import Right, Words
 
 __all__ = [
@@ -47,7 +44,6 @@ __all__ = [
 
 ALGORITHM, TYPE, SCHEMA = "Ed25519", "consent-receipt+jwt", "tillpact.consent-receipt/1"
 MOST_CHARACTERS = 65_536
-_SALT_BYTES = 32
 _ACTS = ("consent.recorded", "consent.renewed")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43,128}")
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -202,20 +198,20 @@ def issue_receipt(
     return _sign(receipt, issuer)
 
 
-def finalise_receipt(text: str, *, issuer: Identity, proof: LogProof) -> str:
+def finalise_receipt(text: str, *, issuer: Identity, proof: str) -> str:
     """Sign a receipt again, now with the proof that its act is in the log.
 
     Args:
         text: The pending receipt, or an older final one.
         issuer: Identity that signed it.
-        proof: Proof of its entry; `extra` opens the sealed entry, salt and then event.
+        proof: What `prove_opened` returned for its entry: the proof, and what opens the entry.
 
     Raises:
         ReceiptError: The receipt is not this issuer's, or the proof does not show that the log
             holds what the receipt says; nothing was signed.
     """
     pending = verify_receipt(text, issuer.public)
-    final = replace(pending, proof=proof.format())
+    final = replace(pending, proof=proof)
     _verify_logged(final, issuer.public, policy=None)
     return _sign(final, issuer)
 
@@ -289,29 +285,29 @@ def _header(issuer: PublicIdentity) -> dict[str, JsonValue]:
 
 def _verify_logged(receipt: Receipt, issuer: PublicIdentity, policy: TrustPolicy | None) -> None:
     """Raise `ReceiptError` unless the log's own entry says what the receipt says."""
+    proof = receipt.proof or ""
     try:
-        proof = LogProof.parse(receipt.proof or "")
-        verify_log_signature(proof.checkpoint, issuer)
-        if policy is not None:
-            if policy.log(issuer.name).key != issuer.key:
-                raise NoteError(f"the trust policy has another key for {issuer.name!r}")
-            verify_checkpoint(proof.checkpoint, policy)
-        if proof.index != receipt.index:
-            raise ProofError(f"the proof is of entry {proof.index}, not of {receipt.index}")
+        index = parse_proof(proof).index
+        if index != receipt.index:
+            raise ProofError(f"the proof is of entry {index}, not of {receipt.index}")
         # The leaf is rebuilt from what it commits to: a proof of any other entry fails here.
-        commitment = hashlib.sha256(proof.extra).digest()
-        proof.verify(leaf_hash(sealed_leaf(commitment, at=receipt.effective_at)))
+        opening = verify_opened_proof(proof, policy=_policy_for(issuer, policy))
     except (ProofError, NoteError) as error:
         raise ReceiptError(f"the log does not prove the receipt: {error}") from error
-    _check_event(receipt, proof.extra[_SALT_BYTES:])
+    _check_event(receipt, opening.link.event)
 
 
-def _check_event(receipt: Receipt, event: bytes) -> None:
-    try:
-        said = parse_canonical(event)
-    except CanonicalError as error:
-        raise ReceiptError("the entry of the log does not open to an event") from error
-    if not isinstance(said, dict) or said.get("type") not in _ACTS:
+def _policy_for(issuer: PublicIdentity, policy: TrustPolicy | None) -> TrustPolicy:
+    """Return the policy narrowed to the issuer's log: no other log can vouch for its receipts."""
+    if policy is None:
+        return TrustPolicy(logs=(issuer,), witnesses={}, groups={}, quorum=NO_QUORUM)
+    if policy.log(issuer.name).key != issuer.key:
+        raise NoteError(f"the trust policy has another key for {issuer.name!r}")
+    return replace(policy, logs=(issuer,))
+
+
+def _check_event(receipt: Receipt, said: dict[str, JsonValue]) -> None:
+    if said.get("type") not in _ACTS:
         raise ReceiptError("the entry of the log is not about a choice of a person")
     for key, value in _event_fields(receipt).items():
         if said.get(key) != value:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NewType
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from consent.canonical import JsonValue, format_canonical
-from consent.event import SEALED, is_count, is_version
+from consent.canonical import JsonValue
+from consent.event import is_count, is_version
 
 if TYPE_CHECKING:
     import sqlite3
@@ -56,7 +56,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def sealed_leaf(commitment: bytes, *, at: int) -> bytes:
     """Return the leaf that stands for a sealed event: a commitment and the minute, no more."""
-    return format_canonical({"v": 1, "k": SEALED, "t": at // MINUTE_MS, "c": commitment.hex()})
+    # What format_canonical writes, in a tenth of the time.
+    return b'{"c":"%s","k":"sealed","t":%d,"v":1}' % (commitment.hex().encode(), at // MINUTE_MS)
 
 
 def seal(event: bytes, *, key: bytes) -> tuple[bytes, bytes]:
@@ -115,6 +116,13 @@ class SubjectKeys:
             " (subject_ref TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
         )
 
+        self._made: list[SubjectRef] = []
+
+    @property
+    def made(self) -> int:
+        """Return how many keys were made since the last commit."""
+        return len(self._made)
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -141,15 +149,26 @@ class SubjectKeys:
                 self._connection.execute("BEGIN IMMEDIATE")
             key = AESGCM.generate_key(bit_length=256)
             self._connection.execute("INSERT INTO subject_key VALUES (?, ?)", (subject_ref, key))
+            self._made.append(subject_ref)
             return key
+
+    def unmake(self, kept: int) -> None:
+        """Forget all but the first `kept` keys that were made since the last commit."""
+        for subject_ref in self._made[kept:]:
+            self._connection.execute(
+                "DELETE FROM subject_key WHERE subject_ref = ?", (subject_ref,)
+            )
+        del self._made[kept:]
 
     def commit(self) -> None:
         """Make new keys durable; called before the log commits what they encrypt."""
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
+        self._made.clear()
 
     def rollback(self) -> None:
         """Forget new keys."""
+        self._made.clear()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 

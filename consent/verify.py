@@ -5,23 +5,28 @@ cosigned, each is in its only spelling, and releases follow their permits and ch
 not: that everything that happened was declared.
 """
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
 from consent.canonical import CanonicalError, JsonValue, parse_canonical
 from consent.checkpoint import Checkpoint, verify_checkpoint
 from consent.event import CLOCK_TOLERANCE_MS, SEALED, LogError, is_count, is_version
-from consent.merkle import Frontier, ProofError, leaf_hash
-from consent.published import read_leaves, read_note
+from consent.merkle import HASH_SIZE_BYTES, Frontier, ProofError
+from consent.published import ReadingCopy, read_note
 from consent.sealed import MINUTE_MS, commitment_of
+from consent.tiles import HEIGHT, WIDTH, Tiles, subtree_rows, tile_path
 from consent.trust import TrustPolicy
 
 _DECIMAL = re.compile(r"[0-9]{1,30}(\.[0-9]{1,60})?")
+_SEALED_LINE = re.compile(rb'\{"c":"[0-9a-f]{64}","k":"sealed","t":(0|[1-9][0-9]{0,14}),"v":1\}\n')
+_SEALED_BYTES = len(b'{"c":"","k":"sealed","t":,"v":1}\n') + 64
 _Use = tuple[str, int, int]
 
 
@@ -47,11 +52,13 @@ class Verdict:
 def verify_published(folder: Path, policy: TrustPolicy) -> Verdict:
     """Return what a published log proves, or raise at the first rule that it breaks.
 
+    Entries are read from the bundles; hash tiles and the copy for people are held against them.
+
     Raises:
         NoteError: The checkpoint is malformed, forged, of an unknown log, or lacks the quorum.
-        LogError: A file is missing, the number of entries is not the signed one, or an entry
-            breaks a rule; `index` says which entry.
-        ProofError: The entries do not give the signed root hash.
+        LogError: A file is missing, malformed or not a true copy, or an entry breaks a rule;
+            `index` says which entry.
+        ProofError: The entries do not give the signed root hash, or a tile not its entries.
     """
     verified = verify_checkpoint(read_note(folder), policy)
     rules = _Rules()
@@ -67,28 +74,78 @@ def verify_published(folder: Path, policy: TrustPolicy) -> Verdict:
 
 def _verify_entries(folder: Path, head: Checkpoint, rules: "_Rules") -> None:
     """Hash and check every entry in one pass; the tree is judged before the rules."""
-    frontier = Frontier()
+    tiles, tree = Tiles.of_folder(folder, head.tree_size), _HashedTree()
     broken: LogError | None = None
-    for index, leaf in enumerate(read_leaves(folder)):
-        frontier.append(leaf_hash(leaf))
+    with contextlib.closing(ReadingCopy(folder, head.tree_size)) as copy:
+        for index in range(-(-head.tree_size // WIDTH)):
+            leaves = tiles.leaves(index)
+            tree.add(leaves, tile=tiles.tile(0, index))
+            lines = b"\n".join(leaves) + b"\n"
+            if broken is None:
+                try:
+                    copy.compare(index * WIDTH, lines)
+                    rules.check(index * WIDTH, leaves, lines)
+                except LogError as error:
+                    broken = error
         if broken is None:
             try:
-                rules.check(index, leaf)
+                copy.finish()
             except LogError as error:
                 broken = error
-    if frontier.size != head.tree_size:
-        kind = "the log was cut short" if frontier.size < head.tree_size else "the rest is unsigned"
-        raise LogError(
-            f"the log holds {frontier.size} entries but the checkpoint signs {head.tree_size}: "
-            f"{kind}; no entry was proved"
-        )
-    if frontier.root() != head.root_hash:
-        raise ProofError(
-            f"the {frontier.size} entries do not give the signed root hash: at least one byte was "
-            "changed; one hash covers them all, so no entry was proved and it cannot say which"
-        )
+    tree.verify(tiles, head)
     if broken is not None:
         raise broken
+
+
+class _HashedTree:
+    """The tree that the entries give, and where the published hashes first disagree with it."""
+
+    def __init__(self) -> None:
+        self._frontier = Frontier()
+        self._roots: list[bytes] = []
+        self._differs: int | None = None
+
+    def add(self, leaves: list[bytes], *, tile: bytes) -> None:
+        """Add the entries of one bundle and compare their hashes with the tile."""
+        hashes = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+        if self._differs is None and b"".join(hashes) != tile:
+            size = HASH_SIZE_BYTES
+            self._differs = self._frontier.size + next(
+                number
+                for number, value in enumerate(hashes)
+                if value != tile[number * size : (number + 1) * size]
+            )
+        if len(hashes) < WIDTH:
+            for value in hashes:
+                self._frontier.append(value)
+        else:
+            top = subtree_rows(hashes)[-1][0]
+            self._roots.append(top)
+            self._frontier.append(top, level=HEIGHT)
+
+    def verify(self, tiles: Tiles, head: Checkpoint) -> None:
+        """Raise `ProofError` unless entries, tiles and the signed root hash agree."""
+        if self._frontier.root() != head.root_hash:
+            if self._differs is not None and tiles.root() == head.root_hash:
+                raise ProofError(f"entry {self._differs} is not the one whose hash was signed")
+            raise ProofError(
+                f"the {self._frontier.size} entries do not give the signed root hash: at least "
+                "one byte was changed; one hash covers them all, so no entry was proved and it "
+                "cannot say which"
+            )
+        if self._differs is not None:
+            raise ProofError(f"the hash of entry {self._differs} in its tile is not that entry's")
+        level, roots = 1, self._roots
+        while roots:
+            above = []
+            for first in range(0, len(roots), WIDTH):
+                hashes = roots[first : first + WIDTH]
+                if b"".join(hashes) != tiles.tile(level, first // WIDTH):
+                    name = tile_path(level, first // WIDTH)
+                    raise ProofError(f"the tile {name!r} does not hold the hashes of its entries")
+                if len(hashes) == WIDTH:
+                    above.append(subtree_rows(hashes)[-1][0])
+            level, roots = level + 1, above
 
 
 class _Rules:
@@ -97,12 +154,39 @@ class _Rules:
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
         self._latest = 0
-        self._permits: set[str] = set()
-        self._charged: set[_Use] = set()
+        self._permits: dict[str, tuple[JsonValue, str]] = {}
+        self._charged: dict[_Use, set[str]] = {}
         self._spent: dict[str, Decimal] = {}
 
-    def check(self, index: int, leaf: bytes) -> None:
-        """Raise `LogError` when an entry breaks a rule."""
+    def check(self, first: int, leaves: list[bytes], lines: bytes) -> None:
+        """Raise `LogError` when one of the next entries breaks a rule.
+
+        Args:
+            first: Index of the first entry.
+            leaves: The entries.
+            lines: The same, each followed by a newline.
+        """
+        minutes = sealed_minutes(lines, len(leaves))
+        if minutes is not None and self._are_in_time(minutes):
+            self.events[SEALED] += len(minutes)
+            return
+        for index, leaf in enumerate(leaves, start=first):
+            self._check_leaf(index, leaf)
+
+    def _are_in_time(self, minutes: list[int]) -> bool:
+        """Tell whether no order of these sealed leaves could break the rule about time."""
+        latest = max(self._latest, max(minutes) * MINUTE_MS)
+        if (min(minutes) + 1) * MINUTE_MS - 1 < latest - CLOCK_TOLERANCE_MS:
+            return False
+        self._latest = latest
+        return True
+
+    def _check_leaf(self, index: int, leaf: bytes) -> None:
+        minutes = sealed_minutes(leaf + b"\n", 1)
+        if minutes is not None:
+            self.events[SEALED] += 1
+            self._check_time(index, earliest=minutes[0] * MINUTE_MS, width=MINUTE_MS)
+            return
         try:
             value = parse_canonical(leaf)
         except CanonicalError as error:
@@ -132,7 +216,7 @@ class _Rules:
         self.events[kind] += 1
         self._check_time(index, earliest=at, width=1)
         if kind == "permit.issued":
-            self._permits.add(str(event["permit"]))
+            self._permits[str(event["permit"])] = event["use"], str(event["purpose"])
         elif kind == "budget.charged":
             self._check_charge(index, event)
         elif kind == "release.sent":
@@ -161,10 +245,11 @@ class _Rules:
                 index=index,
             )
         self._spent[purpose] = spent
-        self._charged.add(_use(event))
+        self._charged.setdefault(_use(event), set()).add(purpose)
 
     def _check_release(self, index: int, event: dict[str, JsonValue]) -> None:
-        if event["permit"] not in self._permits:
+        permit = self._permits.get(str(event["permit"]))
+        if permit is None:
             raise LogError(
                 f"entry {index}: a release was sent without an earlier permit", index=index
             )
@@ -175,6 +260,39 @@ class _Rules:
                 f"round {number}, attempt {attempt}",
                 index=index,
             )
+        permitted, purpose = permit
+        if not isinstance(permitted, dict) or any(
+            permitted.get(name) != event[name] for name in _ROUND
+        ):
+            raise LogError(
+                f"entry {index}: a release was sent under a permit for another use than run "
+                f"{run!r}, round {number}, attempt {attempt}",
+                index=index,
+            )
+        if purpose not in self._charged[use]:
+            charged = ", ".join(sorted(self._charged[use]))
+            raise LogError(
+                f"entry {index}: a release was sent under a permit for {purpose}, but it was "
+                f"charged to {charged}",
+                index=index,
+            )
+
+
+def sealed_minutes(lines: bytes, count: int) -> list[int] | None:
+    """Return the minutes of `count` sealed leaves, or None when not all lines are such leaves.
+
+    Exactly what parsing each line would say, but for minutes of sixteen digits, which are left
+    to the parser: matching bytes is many times cheaper.
+
+    Args:
+        lines: Leaves, each followed by a newline.
+        count: How many leaves there are.
+    """
+    found = _SEALED_LINE.findall(lines)
+    # The lengths add up only when the matches touch each other and no leaf holds a newline.
+    if len(found) != count or len(lines) != count * _SEALED_BYTES + sum(map(len, found)):
+        return None
+    return list(map(int, found))
 
 
 def _use(event: dict[str, JsonValue]) -> _Use:
@@ -230,5 +348,5 @@ _REQUIRED: dict[str, dict[str, Callable[[JsonValue], bool]]] = {
         "size_bytes": is_count,
         "sha256": _is_text,
     },
-    "round.refused": {"run": _is_text, "round": is_count, "reason": _is_text},
+    "message.refused": {"kind": _is_text, "reason": _is_text},
 }

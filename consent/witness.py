@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consent.checkpoint import Checkpoint, cosign, verify_log_signature
+from consent.equivocation import Evidence
 from consent.event import LogError
 from consent.identity import Identity, PublicIdentity
 from consent.merkle import ProofError, verify_consistency
@@ -33,6 +34,10 @@ class EquivocationError(Exception):
     def __init__(self, message: str, *, known: str, shown: str) -> None:
         super().__init__(message)
         self.known, self.shown = known, shown
+
+    def evidence(self, log: PublicIdentity) -> Evidence:
+        """Return what to hand on to others about this log."""
+        return Evidence(log=log, known=self.known, shown=self.shown)
 
 
 class Witness:
@@ -124,19 +129,6 @@ class Witness:
     def _check_key(self, vkey: str, log: PublicIdentity) -> None:
         if vkey != log.format():
             raise NoteError(f"the log {log.name!r} was known by another key before")
-
-
-def verify_equivocation(note_a: str, note_b: str, log: PublicIdentity) -> None:
-    """Return when two notes convict a log of signing two histories; public keys are enough.
-
-    Raises:
-        NoteError: A note is not signed by the log, or the two do not contradict each other.
-    """
-    first, second = verify_log_signature(note_a, log), verify_log_signature(note_b, log)
-    if first.tree_size != second.tree_size:
-        raise NoteError("two heads of different sizes do not convict without a proof")
-    if first.root_hash == second.root_hash:
-        raise NoteError("the two notes sign the same head")
 
 
 def _check_growth(known: str, shown: str, *, proof: Sequence[bytes]) -> None:

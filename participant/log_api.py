@@ -19,7 +19,7 @@ from consent import (
     PublicIdentity,
     TrustPolicy,
     Witness,
-    prove_entry,
+    prove,
     verify_log_signature,
 )
 from consent.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ class LogDesk:
         """
         if index >= _head(self.checkpoint()).tree_size:
             raise RequestRefused(Problem.NOT_PUBLISHED)
-        return prove_entry(self._node.log, index).format()
+        return prove(self._node.log, index)
 
     def cosign(self, body: bytes) -> str:
         """Return the cosignature line for a peer's checkpoint.

@@ -31,6 +31,7 @@ from consent import (
     policy_digest,
     verify_published,
 )
+from consent.published import bundle_file
 from coordinator.host import Host
 from coordinator.loopback import run_embedded
 from coordinator.rounds import RoundRecord, Run, RunStatus
@@ -412,16 +413,16 @@ def _audit(consortium: Consortium) -> Audit:
     for name, node in consortium.nodes.items():
         folder = node.publish()
         verdicts[name] = verify_published(folder, policy)
-        found.append(_tamper_found(folder, policy))
+        found.append(_tamper_found(folder, policy, index=verdicts[name].entries // 2))
     return Audit(verdicts=verdicts, tamper_found=all(found))
 
 
-def _tamper_found(folder: Path, policy: TrustPolicy) -> bool:
-    """Change one byte in the middle of a copy, and ask the verifier."""
+def _tamper_found(folder: Path, policy: TrustPolicy, *, index: int) -> bool:
+    """Change one byte among the entries around `index` in a copy, and ask the verifier."""
     copy = folder.with_name("audit-tampered")
     shutil.copytree(folder, copy)
     try:
-        path = copy / "entries.jsonl"
+        path = bundle_file(copy, index)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(bytes(data))

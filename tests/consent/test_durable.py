@@ -55,3 +55,31 @@ def test_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
         replace_files(tmp_path, {"a": b"new", "b": b"new"})
     assert (tmp_path / "a").read_bytes() == b"old"
     assert not (tmp_path / "a.new").exists()
+
+
+def test_a_file_that_cannot_be_made_durable_does_not_replace_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        replace_files(tmp_path, {"a": b"new"})
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_many_files_are_made_durable_by_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("os.sync", lambda: synced.append("everything"))
+    files = {f"folder/{number}/file": b"%d" % number for number in range(40)}
+
+    replace_files(tmp_path, files)
+
+    assert synced == ["everything"]
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files

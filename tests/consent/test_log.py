@@ -572,6 +572,7 @@ def test_a_full_disk_leaves_the_older_publication(tmp_path: Path, identity: Iden
     assert sorted(path.name for path in (tmp_path / "published").iterdir()) == [
         "checkpoint",
         "entries.jsonl",
+        "tile",
     ]
 
 

@@ -1,7 +1,8 @@
 import base64
+import hashlib
 import json
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consent import Identity, JsonValue, Log, LogError, Notice, Profile, Purpose, Register
+from consent import (
+    Identity,
+    JsonValue,
+    Log,
+    LogError,
+    Notice,
+    Profile,
+    Purpose,
+    Register,
+    SealError,
+    Witness,
+)
 from consent.canonical import format_canonical
-from consent.checkpoint import cosign
+from consent.checkpoint import Checkpoint, sign_checkpoint
 from consent.identity import PublicIdentity
+from consent.merkle import leaf_hash
+from consent.proof import TlogProof, format_proof, prove_opened
 from consent.receipt import (
     Receipt,
     ReceiptError,
@@ -23,8 +37,7 @@ from consent.receipt import (
     verify_receipt,
 )
 from consent.register import ConsentRecord
-from consent.sealed import commitment_of, unseal
-from consent.tlog_proof import LogProof, prove_entry
+from consent.sealed import sealed_leaf
 from consent.trust import TrustPolicy
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "receipt"
@@ -34,7 +47,7 @@ LOG: Identity = MAKE["LOG"]
 RECORD: ConsentRecord = MAKE["RECORD"]
 POLICY = TrustPolicy.parse(MAKE["POLICY"])
 PENDING: str = MAKE["issued"]()
-FINAL = finalise_receipt(PENDING, issuer=LOG, proof=MAKE["prove"](RECORD))
+FINAL = finalise_receipt(PENDING, issuer=LOG, proof=format_proof(MAKE["prove"](RECORD)))
 
 
 def test_the_script_makes_the_stored_vectors() -> None:
@@ -175,16 +188,18 @@ def test_a_receipt_cannot_pass_for_a_note_or_for_a_message_with_a_context() -> N
     assert signed.isascii()
 
 
-def opening(log: Log, index: int) -> bytes:
-    """Return what a sealed leaf commits to, with the node's own keys."""
-    commitment = commitment_of(log.entry(index).value)
-    assert commitment is not None
-    with log.reading() as connection:
-        row = connection.execute(
-            "SELECT subject_ref, content FROM sealed WHERE idx = ?", (index,)
-        ).fetchone()
-        key = log._keys.key(row[0])
-    return b"".join(unseal(bytes(row[1]), key=key, commitment=commitment))
+@pytest.fixture
+def have_cosigned(
+    tmp_path: Path, log: Log, identity: Identity, coordinator: Identity, policy: TrustPolicy
+) -> Iterator[Callable[[], object]]:
+    """Have the log's present head cosigned by a real witness, and kept."""
+    with Witness(tmp_path / "witness.sqlite", coordinator) as witness:
+
+        def cosign() -> object:
+            note = witness.cosign(log.checkpoint(), log=identity.public, proof=(), at=80_000)
+            return log.accept_cosigned(note, policy)
+
+        yield cosign
 
 
 @pytest.fixture
@@ -215,58 +230,137 @@ def test_a_register_a_log_and_a_receipt_agree(
     log: Log,
     record: ConsentRecord,
     identity: Identity,
-    coordinator: Identity,
+    have_cosigned: Callable[[], object],
     policy: TrustPolicy,
 ) -> None:
     pending = issue_for(record, identity)
     log.append({"type": "node.created", "v": 1, "at": 70_001})
-    log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=80_000), policy)
-    proof = prove_entry(log, record.index, extra=opening(log, record.index))
+    have_cosigned()
+    proof = prove_opened(log, record.index)
     final = finalise_receipt(pending, issuer=identity, proof=proof)
 
     receipt = verify_receipt(final, identity.public, policy)
     assert receipt.status is ReceiptStatus.FINAL
+    assert receipt.proof == proof
     assert receipt.subject_key == verify_receipt(pending, identity.public).subject_key
     again = finalise_receipt(final, issuer=identity, proof=proof)
     assert again == final
 
 
-def test_an_entry_that_no_note_covers_yet_has_no_proof(
-    log: Log, record: ConsentRecord, coordinator: Identity, policy: TrustPolicy
+def test_a_renewal_is_proved_by_a_later_link_of_the_same_chain(
+    log: Log,
+    register: Register,
+    record: ConsentRecord,
+    identity: Identity,
+    have_cosigned: Callable[[], object],
 ) -> None:
-    log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=80_000), policy)
-    later = log.append({"type": "node.created", "v": 1, "at": 70_001})
+    register.withdraw("anna", at=70_001)
+    renewed = register.record(
+        "anna",
+        given={Purpose.CONTACT},
+        notice=record.notice,
+        channel="till",
+        expressed_at=70_001,
+        at=70_002,
+        until=10**12,
+    )
+    have_cosigned()
+    final = finalise_receipt(
+        issue_for(renewed, identity), issuer=identity, proof=prove_opened(log, renewed.index)
+    )
 
-    with pytest.raises(LogError, match="the newest note covers 1 entries, not entry 1 yet"):
-        prove_entry(log, later)
+    assert verify_receipt(final, identity.public).index == renewed.index
+    link = log.opening(renewed.index).link
+    assert (link.subject_seq, link.subject) == (3, renewed.subject_ref)
+    with pytest.raises(ReceiptError, match=f"the proof is of entry 0, not of {renewed.index}"):
+        finalise_receipt(final, issuer=identity, proof=prove_opened(log, record.index))
+
+
+def test_every_changed_byte_of_a_receipt_from_a_real_log_is_refused(
+    log: Log,
+    record: ConsentRecord,
+    identity: Identity,
+    have_cosigned: Callable[[], object],
+    policy: TrustPolicy,
+) -> None:
+    have_cosigned()
+    pending, proof = issue_for(record, identity), prove_opened(log, record.index)
+    final = finalise_receipt(pending, issuer=identity, proof=proof).encode()
+    for place in range(len(final)):
+        flipped = bytearray(final)
+        flipped[place] ^= 1
+        with pytest.raises(ReceiptError):
+            verify_receipt(flipped.decode(), identity.public, policy)
+    for place in range(len(proof.encode())):
+        flipped = bytearray(proof.encode())
+        flipped[place] ^= 1
+        changed = flipped.decode(errors="surrogateescape")
+        # Whose cosignatures count is the verifier's policy: the issuer has none.
+        with pytest.raises(ReceiptError):
+            verify_receipt(
+                finalise_receipt(pending, issuer=identity, proof=changed), identity.public, policy
+            )
+
+
+def test_another_log_of_the_same_policy_cannot_vouch_for_a_receipt() -> None:
+    other = Identity.generate("brand-b.example/log")
+    proof: TlogProof = MAKE["prove"](RECORD)
+    head = Checkpoint.parse(proof.note.partition("\n\n")[0] + "\n")
+    note = sign_checkpoint(replace(head, origin=other.name), other)
+    policy = TrustPolicy.parse(
+        f"log {LOG.public.format()}\nlog {other.public.format()}\nquorum none\n"
+    )
+    claim: JsonValue = {
+        "origin": LOG.name,
+        "index": RECORD.index,
+        "status": "final",
+        "proof": format_proof(replace(proof, note=note)),
+    }
+    text = MAKE["changed"](PENDING, lambda payload: payload.update({"log": claim}))
+
+    with pytest.raises(ReceiptError, match="knows no log with the origin 'brand-b"):
+        verify_receipt(text, LOG.public, policy)
+
+
+def test_an_erased_person_s_receipt_cannot_be_finalised_any_more(
+    log: Log, register: Register, record: ConsentRecord
+) -> None:
+    register.erase("anna", at=70_001)
+
+    with pytest.raises(SealError):
+        prove_opened(log, record.index)
+
+
+def test_an_entry_that_no_note_covers_yet_has_no_proof(
+    log: Log, register: Register, record: ConsentRecord, have_cosigned: Callable[[], object]
+) -> None:
+    have_cosigned()
+    register.withdraw("anna", at=70_001)
+
+    with pytest.raises(LogError, match="the newest note covers 1 entries, not entry 1"):
+        prove_opened(log, 1)
 
 
 def test_a_proof_that_shows_nothing_is_not_signed() -> None:
-    proof: LogProof = MAKE["prove"](RECORD)
+    proof: TlogProof = MAKE["prove"](RECORD)
     for wrong in (
         replace(proof, extra=b""),
         replace(proof, hashes=proof.hashes[:-1]),
         MAKE["prove"](replace(RECORD, separate=True)),
     ):
         with pytest.raises(ReceiptError):
-            finalise_receipt(PENDING, issuer=LOG, proof=wrong)
+            finalise_receipt(PENDING, issuer=LOG, proof=format_proof(wrong))
 
 
 def test_an_opened_entry_that_is_no_event_proves_nothing() -> None:
-    import hashlib
-
-    from consent.checkpoint import Checkpoint, sign_checkpoint
-    from consent.merkle import leaf_hash
-    from consent.sealed import sealed_leaf
-
     extra = bytes(32) + b"{"
     leaf = sealed_leaf(hashlib.sha256(extra).digest(), at=RECORD.effective_at)
     note = sign_checkpoint(Checkpoint(LOG.name, 1, leaf_hash(leaf)), LOG)
     pending = MAKE["issued"](replace(RECORD, index=0))
-    proof = LogProof(index=0, hashes=(), checkpoint=note, extra=extra)
+    proof = TlogProof(index=0, hashes=(), note=note, extra=extra)
 
-    with pytest.raises(ReceiptError, match="the entry of the log does not open to an event"):
-        finalise_receipt(pending, issuer=LOG, proof=proof)
+    with pytest.raises(ReceiptError, match="the proof opens no event"):
+        finalise_receipt(pending, issuer=LOG, proof=format_proof(proof))
 
 
 @pytest.mark.parametrize(
@@ -302,14 +396,14 @@ def test_a_short_subject_key_is_not_signed() -> None:
 
 
 def test_a_receipt_that_would_be_too_long_is_not_signed() -> None:
-    proof: LogProof = MAKE["prove"](RECORD)
+    proof: TlogProof = MAKE["prove"](RECORD)
     filler = "— stranger.example " + base64.b64encode(bytes(900)).decode() + "\n"
 
     with pytest.raises(ValueError, match="a receipt must have at most 65536 characters"):
         finalise_receipt(
             PENDING,
             issuer=LOG,
-            proof=replace(proof, checkpoint=proof.checkpoint + filler * 60),
+            proof=format_proof(replace(proof, note=proof.note + filler * 60)),
         )
 
 

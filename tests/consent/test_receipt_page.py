@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from consent import Profile, Purpose
 from consent.instant import format_minute
+from consent.proof import format_proof
 from consent.purpose import TERMS
 from consent.receipt import Receipt, finalise_receipt, verify_receipt
 from consent.receipt_page import format_page
@@ -18,7 +19,10 @@ FOLDER = Path(__file__).parents[1] / "vectors" / "receipt"
 MAKE = runpy.run_path(str(FOLDER / "make.py"))
 LOG = MAKE["LOG"]
 RECEIPT: Receipt = verify_receipt(
-    finalise_receipt(MAKE["issued"](), issuer=LOG, proof=MAKE["prove"](MAKE["RECORD"])), LOG.public
+    finalise_receipt(
+        MAKE["issued"](), issuer=LOG, proof=format_proof(MAKE["prove"](MAKE["RECORD"]))
+    ),
+    LOG.public,
 )
 EMPTY_ELEMENTS = {"meta"}
 

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,15 @@ from consent import (
     ProofError,
     TrustPolicy,
     Witness,
+    cosign,
     sign_checkpoint,
     verify_checkpoint,
     verify_equivocation,
 )
+from consent.checkpoint import merge_cosignatures, verify_cosignatures
 from consent.event import Event
+from consent.identity import COSIGNATURE
+from consent.note import Note, NoteSignature
 
 
 def _events(count: int) -> list[Event]:
@@ -175,3 +180,95 @@ def test_a_killed_witness_remembers_what_it_cosigned(
         pytest.raises(EquivocationError),
     ):
         witness.cosign(second, log=identity.public, proof=[], at=2)
+
+
+def _federation(log: Log, identity: Identity) -> tuple[list[Identity], TrustPolicy]:
+    witnesses = [Identity.generate(f"witness-{number}.example") for number in range(4)]
+    lines = [f"log {identity.public.format()}"]
+    lines += [
+        f"witness w{number} {witness.public.format_witness()}"
+        for number, witness in enumerate(witnesses)
+    ]
+    lines += ["group peers 2 w1 w2 w3", "group all all w0 peers", "quorum all"]
+    return witnesses, TrustPolicy.parse("\n".join(lines) + "\n")
+
+
+def test_cosignatures_of_one_head_add_up_to_the_quorum(log: Log, identity: Identity) -> None:
+    witnesses, policy = _federation(log, identity)
+    log.append_many(_events(2))
+    own = log.checkpoint()
+    first, second, third = (cosign(own, witnesses[n], at=1000 * n) for n in (3, 0, 1))
+
+    log.collect(first, policy)
+    with pytest.raises(NoteError, match="the quorum 'all' is not met: cosigned by w0, w3"):
+        log.accept_cosigned(second, policy)
+    assert log.newest_note() == own
+    log.append_many(_events(1))
+    verified = log.accept_cosigned(third, policy)
+
+    assert verified.cosigners == {"w0": 0, "w1": 1000, "w3": 3000}
+    assert verify_checkpoint(log.newest_note(), policy).checkpoint.tree_size == 2
+
+
+def test_collected_cosignatures_survive_a_restart(
+    tmp_path: Path, log: Log, identity: Identity
+) -> None:
+    witnesses, policy = _federation(log, identity)
+    own = log.checkpoint()
+    for number in (0, 1):
+        log.collect(cosign(own, witnesses[number], at=1000), policy)
+    log.close()
+    with Log.open(tmp_path / "log", identity) as reopened:
+        note = cosign(own, witnesses[2], at=1000)
+        assert set(reopened.accept_cosigned(note, policy).cosigners) == {"w0", "w1", "w2"}
+
+
+def test_merging_keeps_the_newest_cosignature_and_no_stranger(log: Log, identity: Identity) -> None:
+    witnesses, policy = _federation(log, identity)
+    stranger = Identity.generate("stranger.example")
+    own = log.checkpoint()
+    log.collect(cosign(own, witnesses[0], at=5000), policy)
+    merged = log.collect(cosign(cosign(own, stranger, at=1), witnesses[0], at=2000), policy)
+
+    assert verify_cosignatures(merged, policy).cosigners == {"w0": 5000}
+    assert "stranger" not in merged
+    newer = log.collect(cosign(own, witnesses[0], at=9000), policy)
+    assert verify_cosignatures(newer, policy).cosigners == {"w0": 9000}
+
+
+def test_a_false_cosignature_is_not_collected(log: Log, identity: Identity) -> None:
+    witnesses, policy = _federation(log, identity)
+    forger = Identity.generate(witnesses[0].name)
+    false = Note.parse(cosign(log.checkpoint(), forger, at=1))
+    key_id = witnesses[0].public.key_id(COSIGNATURE)
+    line = NoteSignature(witnesses[0].name, key_id, false.signatures[-1].signature)
+    with pytest.raises(NoteError, match=r"cosignature of 'witness-0.example' is not valid"):
+        log.collect(false.with_signature(line).format(), policy)
+
+
+def test_heads_that_differ_cannot_be_merged(log: Log, identity: Identity) -> None:
+    _, policy = _federation(log, identity)
+    own = log.checkpoint()
+    log.append_many(_events(1))
+    with pytest.raises(NoteError, match="cosignatures of two different heads cannot be merged"):
+        merge_cosignatures(own, log.checkpoint(), policy)
+
+
+def test_a_log_put_back_together_with_its_anchor_is_found_by_its_witness(
+    tmp_path: Path, log: Log, identity: Identity, coordinator: Identity
+) -> None:
+    log.append_many(_events(5))
+    log.close()
+    shutil.copytree(tmp_path / "log", tmp_path / "backup")
+    with Witness(tmp_path / "witness", coordinator) as witness:
+        with Log.open(tmp_path / "log", identity) as newer:
+            newer.append_many(_events(4))
+            witness.cosign(newer.checkpoint(), log=identity.public, proof=[], at=1)
+        with Log.open(tmp_path / "backup", identity) as restored:  # its own guard sees nothing
+            with pytest.raises(EquivocationError, match="shows 5 entries after 9"):
+                witness.cosign(restored.checkpoint(), log=identity.public, proof=[], at=2)
+            restored.append_many([{"type": "y", "at": 1, "v": 1}] * 4)
+            with pytest.raises(EquivocationError, match="two different heads of size 9") as caught:
+                witness.cosign(restored.checkpoint(), log=identity.public, proof=[], at=3)
+
+    assert caught.value.evidence(identity.public).kind == "two-heads"

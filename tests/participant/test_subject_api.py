@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -426,3 +427,31 @@ def test_every_problem_has_one_slug_and_one_sentence() -> None:
     for each in Problem:
         assert each.sentence.endswith(".")
         assert "{" not in each.sentence
+
+
+def test_many_requests_with_one_key_at_once_are_one_act(node: Node) -> None:
+    anna = person(node, "anna")
+    size = node.log.tree_size
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: anna.give("contact", key="once-upon"), range(16)))
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["log_index"] for answer in answers} == {size}
+    assert node.log.tree_size == size + 1
+
+
+def test_many_people_at_once_keep_their_own_states(node: Node) -> None:
+    client = person(node, "anna").client
+    people = [Person(client, issue_handle(node, f"p{number}")) for number in range(24)]
+
+    def act(number: int) -> None:
+        people[number].give("contact" if number % 2 else "recommendation")
+        people[number].get("/v1/me/state")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(act, range(24)))
+
+    for number, each in enumerate(people):
+        permitted = [name for name, line in each.state().items() if line["permitted"]]
+        assert permitted == ["contact" if number % 2 else "recommendation"]
+    node.register.verify_replay()

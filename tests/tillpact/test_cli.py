@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from consent import Tiles
+from consent.published import bundle_file
+from consent.tiles import WIDTH, format_bundle
 from tillpact import cli
 
 from .conftest import Demo
@@ -45,10 +48,10 @@ def test_verify_prints_one_document_for_machines(demo: Demo) -> None:
 def test_verify_finds_one_changed_byte_and_exits_one(demo: Demo, tmp_path: Path) -> None:
     copy = tmp_path / "audit"
     shutil.copytree(audit(demo), copy)
-    entries = copy / "entries.jsonl"
-    data = bytearray(entries.read_bytes())
+    bundle = bundle_file(copy, 1000)
+    data = bytearray(bundle.read_bytes())
     data[1000] ^= 1
-    entries.write_bytes(bytes(data))
+    bundle.write_bytes(bytes(data))
 
     done = tillpact("audit", "verify", copy, "--policy", policy(demo), "--json")
 
@@ -60,14 +63,15 @@ def test_verify_finds_one_changed_byte_and_exits_one(demo: Demo, tmp_path: Path)
 def test_verify_finds_a_log_that_was_cut_short(demo: Demo, tmp_path: Path) -> None:
     copy = tmp_path / "audit"
     shutil.copytree(audit(demo), copy)
-    entries = copy / "entries.jsonl"
-    lines = entries.read_bytes().splitlines(keepends=True)
-    entries.write_bytes(b"".join(lines[:-3]))
+    size = demo.result.audit.verdicts["lane"].entries
+    bundle = bundle_file(copy, size - 1)
+    kept = Tiles.of_folder(copy, size).leaves((size - 1) // WIDTH)
+    bundle.write_bytes(format_bundle(kept[:-3]))
 
     done = tillpact("audit", "verify", copy, "--policy", policy(demo))
 
     assert done.returncode == 1
-    assert f"the log holds {len(lines) - 3} entries but the checkpoint signs" in done.stderr
+    assert f"must hold {len(kept)} entries, it holds {len(kept) - 3}" in done.stderr
 
 
 @pytest.mark.parametrize(

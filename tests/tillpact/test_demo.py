@@ -107,7 +107,7 @@ def test_no_file_for_others_holds_a_customer_id_or_a_secret(demo: Demo) -> None:
     public = [
         demo.folder / "report.json",
         demo.folder / "report.html",
-        demo.folder / "nodes" / "kontor" / "audit" / "entries.jsonl",
+        *(demo.folder / "nodes" / "kontor" / "audit").rglob("*"),
         *(demo.folder / "coordinator").rglob("*"),
     ]
 

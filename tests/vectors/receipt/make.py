@@ -24,12 +24,13 @@ from consent import (
     sign_checkpoint,
 )
 from consent.canonical import JsonValue, format_canonical, parse_canonical
+from consent.chain import Opening, format_link
 from consent.controller import Controller
 from consent.merkle import inclusion_proof, leaf_hash, tree_root
+from consent.proof import TlogProof, format_opening, format_proof
 from consent.receipt import finalise_receipt, issue_receipt
 from consent.register import ConsentRecord
-from consent.sealed import SubjectRef, sealed_leaf
-from consent.tlog_proof import LogProof
+from consent.sealed import SubjectRef
 from consent.wording import Words
 
 ORIGIN = "brand-a.example/log"
@@ -125,17 +126,17 @@ def prove(
     signer: Identity = LOG,
     cosigned: bool = True,
     kind: str = "consent.recorded",
-) -> LogProof:
+) -> TlogProof:
     """Return the proof of a record's entry in a log of six entries."""
-    opening = SALT + format_canonical({**event_of(record), "type": kind})
-    leaf = sealed_leaf(hashlib.sha256(opening).digest(), at=record.effective_at)
+    event = {**event_of(record), "type": kind}
+    opening = Opening(SALT, format_link(event, subject=record.subject_ref, before=None))
     hashes = [leaf_hash(b"entry %d" % number) for number in range(6)]
-    hashes[index] = leaf_hash(leaf)
+    hashes[index] = leaf_hash(opening.leaf)
     note = sign_checkpoint(Checkpoint(ORIGIN, 6, tree_root(hashes)), signer)
     if cosigned:
         note = cosign(note, COORDINATOR, at=AT + 5000)
     path = tuple(inclusion_proof(hashes, index))
-    return LogProof(index=index, hashes=path, checkpoint=note, extra=opening)
+    return TlogProof(index=index, hashes=path, note=note, extra=format_opening(opening))
 
 
 def encode(data: bytes) -> str:
@@ -183,7 +184,7 @@ def changed(text: str, change: Callable[[dict[str, JsonValue]], object]) -> str:
 def vectors() -> dict[str, Vector]:
     """Return every case by its name: why, receipt, issuer, policy, and the error or null."""
     pending = issued()
-    final = finalise_receipt(pending, issuer=LOG, proof=prove(RECORD))
+    final = finalise_receipt(pending, issuer=LOG, proof=format_proof(prove(RECORD)))
     head, body, signature = pending.split(".")
     payload = decode(body)
 
@@ -199,13 +200,13 @@ def vectors() -> dict[str, Vector]:
     def header(**fields: JsonValue) -> str:
         return forge(payload, header={**HEADER, **fields})
 
-    def proved(proof: LogProof) -> str:
+    def proved(proof: TlogProof) -> str:
         def put(payload: dict[str, JsonValue]) -> None:
             log: JsonValue = {
                 "origin": ORIGIN,
                 "index": 3,
                 "status": "final",
-                "proof": proof.format(),
+                "proof": format_proof(proof),
             }
             payload["log"] = log
 
@@ -411,7 +412,7 @@ def vectors() -> dict[str, Vector]:
         ),
         "proof-opening-changed": case(
             "another salt",
-            proved(replace(prove(RECORD), extra=bytes(40))),
+            proved(replace(prove(RECORD), extra=bytes(32) + prove(RECORD).extra[32:])),
             "leads to another root hash",
         ),
         "proof-garbage": case(
@@ -420,7 +421,7 @@ def vectors() -> dict[str, Vector]:
                 pending,
                 lambda payload: payload["log"].update({"status": "final", "proof": "trust us"}),  # type: ignore[union-attr]
             ),
-            "a log proof must begin with c2sp.org/tlog-proof@v1",
+            "a proof must begin with 'c2sp.org/tlog-proof@v1'",
         ),
     }
 
