@@ -51,6 +51,11 @@ ROOMS = {
         "tillpact.doctor",
     },
     "cedarpy": {"consent.cedar"},
+    "fastapi": {"participant.log_api", "participant.service", "participant.subject_api"},
+    "httpx": {"participant.witnessing"},
+    "pydantic": {"participant.subject_api"},
+    "starlette": {"participant.problems", "participant.service"},
+    "uvicorn": {"participant.service"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
     "typer": {"tillpact.cli"},
@@ -113,14 +118,17 @@ def test_no_junk_drawer_and_no_class_named_for_its_shape(name: str, path: Path) 
     assert not [found for found in classes if found.endswith(BAD_SUFFIXES)]
 
 
-@pytest.mark.parametrize("command", ["--help", "version", "audit --help", "doctor --help"])
+@pytest.mark.parametrize(
+    "command", ["--help", "version", "audit --help", "doctor --help", "node serve --help"]
+)
 def test_help_imports_nothing_heavy(command: str) -> None:
     script = (
         f"import sys; sys.argv = ['tillpact', *{command.split()!r}]\n"
         "from tillpact.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch'} & set(sys.modules)\n"
+        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
 

@@ -30,6 +30,8 @@ consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True
 app.add_typer(consent_app, name="consent")
 receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
 consent_app.add_typer(receipt_app, name="receipt")
+node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
+app.add_typer(node_app, name="node")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ReceiptFile = Annotated[Path, typer.Argument(help="The receipt as the customer got it.")]
@@ -253,6 +255,52 @@ def budget(
             )
     if not any(left.values()):
         raise typer.Exit(_NO)
+
+
+@node_app.command("serve")
+def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
+    config: Annotated[Path, typer.Argument(help="The node's participant.toml.")],
+    host: Annotated[str, typer.Option(help="Address; beyond loopback it needs TLS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8480,
+    peers: Annotated[
+        Path | None, typer.Option(help="A trust.policy whose logs this node cosigns.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    insecure_listen: Annotated[  # noqa: FBT002
+        bool, typer.Option("--insecure-listen", help="Serve a network without TLS.")
+    ] = False,
+) -> None:
+    """Serve a node's data subjects, its log and its peers over HTTP, until SIGTERM."""
+    from consent import LogError  # noqa: PLC0415
+    from participant.config import ConfigError, load  # noqa: PLC0415
+    from participant.node import Node, NodeError  # noqa: PLC0415
+    from participant.service import (  # noqa: PLC0415
+        Listening,
+        ServiceError,
+        ServiceSettings,
+        serve,
+    )
+
+    try:
+        listening = Listening(
+            host=host,
+            port=port,
+            certificate=tls_certificate,
+            key=tls_key,
+            is_insecure=insecure_listen,
+        )
+        settings = ServiceSettings(peers=None if peers is None else _read_policy(peers))
+        with Node.open(load(config)) as node:
+            serve(
+                node,
+                settings,
+                listening,
+                on_start=lambda url: _say(f"Serving {node.name} on {url}"),
+            )
+    except (ConfigError, LogError, NodeError, ServiceError) as error:
+        _complain(error)
+        raise typer.Exit(_WRONG) from error
 
 
 @app.command()

@@ -1,0 +1,105 @@
+"""Own what the service says when it does not do what was asked (RFC 9457).
+
+Each refusal has a slug that never changes, one status and one sentence. The sentence is the same
+for everybody: it holds nothing of the request and nothing about a person.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+
+from starlette.responses import JSONResponse
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Enum):
+    """Every refusal the service knows; the slug is the name with hyphens."""
+
+    MALFORMED = (400, "The request cannot be read; nothing was done.")
+    NOT_AUTHENTICATED = (401, "A valid handle of the data subject is needed; nothing was done.")
+    NOT_SIGNED_BY_LOG = (403, "The checkpoint is not signed by its log; nothing was cosigned.")
+    NOT_FOUND = (404, "There is nothing here.")
+    UNKNOWN_NOTICE = (404, "No notice of this id is accepted.")
+    NOT_PUBLISHED = (404, "The newest checkpoint does not cover this entry.")
+    UNKNOWN_LOG = (404, "This witness does not watch this log; nothing was cosigned.")
+    METHOD_NOT_ALLOWED = (405, "This address does not know this method; nothing was done.")
+    KEY_REUSED = (409, "The Idempotency-Key was used for another request; nothing was done.")
+    BODY_TOO_LARGE = (413, "The body is larger than the service reads; nothing was done.")
+    NOT_JSON = (415, "The body must be application/json; nothing was done.")
+    INVALID = (422, "A field is missing, unknown, or of the wrong kind; nothing was done.")
+    KEY_NEEDED = (422, "A write needs an Idempotency-Key of 8 to 128 characters.")
+    NOTICE_NOT_ACCEPTED = (422, "The notice is not one that is accepted now; nothing was recorded.")
+    SEPARATE_ACT_NEEDED = (
+        422,
+        "A purpose that needs an act of its own must be given alone; nothing was recorded.",
+    )
+    PURPOSE_NOT_ALLOWED = (422, "The node's law does not allow this purpose; nothing was recorded.")
+    PROOF_INVALID = (422, "The proof does not show that the log only grew; nothing was cosigned.")
+    TOO_MANY_REQUESTS = (429, "Too many requests with this handle; try again later.")
+    FAULT = (500, "The service failed; repeat the request with the same Idempotency-Key.")
+    LOG_UNAVAILABLE = (
+        503,
+        "The log cannot be read or written now; repeat with the same Idempotency-Key.",
+    )
+
+    @property
+    def slug(self) -> str:
+        """Return the name that never changes."""
+        return self.name.lower().replace("_", "-")
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+        return int(self.value[0])
+
+    @property
+    def sentence(self) -> str:
+        """Return what is said to everybody."""
+        return str(self.value[1])
+
+
+class RequestRefused(Exception):  # noqa: N818 - an answer, named for the answer
+    """The service did not do what was asked.
+
+    Attributes:
+        problem: Why.
+        headers: Headers that go with the answer.
+    """
+
+    def __init__(self, problem: Problem, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(problem.sentence)
+        self.problem = problem
+        self.headers = dict(headers or {})
+
+
+def answer(problem: Problem, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return the response to send."""
+    document = {
+        "type": f"/problems/{problem.slug}",
+        "title": problem.sentence,
+        "status": problem.status,
+    }
+    return JSONResponse(
+        document, status_code=problem.status, headers=dict(headers or {}), media_type=MEDIA_TYPE
+    )
+
+
+def declare(*problems: Problem) -> dict[int | str, dict[str, object]]:
+    """Return the responses of a route for its OpenAPI document, one for each status."""
+    declared: dict[int | str, dict[str, object]] = {}
+    for problem in problems:
+        same = [other for other in problems if other.status == problem.status]
+        schema = {
+            "type": "object",
+            "required": ["type", "title", "status"],
+            "properties": {
+                "type": {"type": "string", "enum": [f"/problems/{each.slug}" for each in same]},
+                "title": {"type": "string"},
+                "status": {"type": "integer", "const": problem.status},
+            },
+        }
+        declared[problem.status] = {
+            "description": " / ".join(each.sentence for each in same),
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+    return declared
