@@ -127,7 +127,12 @@ from consent.receipt_page import format_page
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
-from consent.statetree import StateRoot, append_state_root, verify_order
+from consent.statetree import (
+    StateRoot,
+    append_state_root,
+    newest_state_root,
+    verify_order,
+)
 from consent.tiles import Tiles
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
@@ -281,6 +286,7 @@ __all__ = [
     "merge_cosignatures",
     "narrow",
     "needing_assessment",
+    "newest_state_root",
     "parse_27560",
     "parse_canonical",
     "parse_entry",
