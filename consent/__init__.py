@@ -32,6 +32,13 @@ from consent.checkpoint import (
 from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
 from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
+from consent.evidence import (
+    LARGEST_PACK_BYTES,
+    EvidenceError,
+    EvidenceVerdict,
+    build_evidence,
+    verify_evidence_pack,
+)
 from consent.gate import Gate, Permit, PermittedView, Refused, Use, UseKind, Watch, narrow
 from consent.identity import Identity, IdentityError, PublicIdentity, SignatureError
 from consent.interchange import (
@@ -52,6 +59,7 @@ from consent.lineage import (
     RemedyError,
     trace,
 )
+from consent.listing import EntryRow, RowReader, format_csv, parse_entry
 from consent.log import Entry, Log, LogTransaction
 from consent.matrix import RoleMatrix
 from consent.merkle import ProofError, verify_consistency, verify_inclusion
@@ -80,10 +88,12 @@ from consent.proof import (
     parse_proof,
     prove,
     prove_opened,
+    prove_published,
     verify_opened_proof,
     verify_proof,
 )
 from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
+from consent.published import Publication
 from consent.purpose import (
     TERMS,
     AgeBand,
@@ -117,11 +127,16 @@ from consent.receipt_page import format_page
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
-from consent.statetree import StateRoot, append_state_root, verify_order
+from consent.statetree import (
+    StateRoot,
+    append_state_root,
+    newest_state_root,
+    verify_order,
+)
 from consent.tiles import Tiles
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
-from consent.verify import Verdict, verify_published
+from consent.verify import Verdict, verify_publication, verify_published
 from consent.withdrawal import (
     Acknowledgement,
     NoticeError,
@@ -134,6 +149,7 @@ from consent.witness import EquivocationError, Witness
 from consent.wording import Language, Right, Words
 
 __all__ = [
+    "LARGEST_PACK_BYTES",
     "TERMS",
     "Access",
     "AccessDenied",
@@ -160,10 +176,13 @@ __all__ = [
     "Delivery",
     "DossierError",
     "Entry",
+    "EntryRow",
     "EquivocationError",
     "Event",
     "Evidence",
+    "EvidenceError",
     "EvidenceKind",
+    "EvidenceVerdict",
     "Gate",
     "GivenPurpose",
     "Group",
@@ -203,6 +222,7 @@ __all__ = [
     "Proposal",
     "ProvedDossier",
     "PublicIdentity",
+    "Publication",
     "Purpose",
     "PurposeRules",
     "PurposeTerms",
@@ -222,6 +242,7 @@ __all__ = [
     "Right",
     "Role",
     "RoleMatrix",
+    "RowReader",
     "Rulebook",
     "SealError",
     "SignatureError",
@@ -247,11 +268,13 @@ __all__ = [
     "acknowledge",
     "append_state_root",
     "build_dossier",
+    "build_evidence",
     "cosign",
     "finalise_receipt",
     "format_27560_receipt",
     "format_27560_record",
     "format_canonical",
+    "format_csv",
     "format_kantara",
     "format_page",
     "format_proof",
@@ -263,8 +286,10 @@ __all__ = [
     "merge_cosignatures",
     "narrow",
     "needing_assessment",
+    "newest_state_root",
     "parse_27560",
     "parse_canonical",
+    "parse_entry",
     "parse_ladder",
     "parse_mapping",
     "parse_proof",
@@ -272,6 +297,7 @@ __all__ = [
     "preset",
     "prove",
     "prove_opened",
+    "prove_published",
     "read_opt_ins",
     "register_processing",
     "sign_checkpoint",
@@ -282,12 +308,14 @@ __all__ = [
     "verify_cosignatures",
     "verify_dossier",
     "verify_equivocation",
+    "verify_evidence_pack",
     "verify_inclusion",
     "verify_log_signature",
     "verify_notice",
     "verify_opened_proof",
     "verify_order",
     "verify_proof",
+    "verify_publication",
     "verify_published",
     "verify_receipt",
 ]

@@ -15,6 +15,7 @@ from consent.event import LogError
 from consent.log import Log
 from consent.merkle import ProofError, leaf_hash, verify_inclusion
 from consent.note import Note
+from consent.published import Publication
 from consent.trust import TrustPolicy
 
 _FIRST_LINE = "c2sp.org/tlog-proof@v1"
@@ -145,6 +146,17 @@ def prove(log: Log, index: int) -> str:
         LogError: The newest note does not cover the entry yet, or there is none.
     """
     return format_proof(_proof(log, index, extra=b""))
+
+
+def prove_published(publication: Publication, index: int) -> str:
+    """Return the proof of one entry of a published log; it is as good as the files it is from.
+
+    Raises:
+        ValueError: The checkpoint covers no such entry.
+        LogError: A tile is missing or has another length.
+    """
+    hashes = publication.tiles.inclusion_proof(index)
+    return format_proof(TlogProof(index=index, hashes=tuple(hashes), note=publication.note))
 
 
 def prove_opened(log: Log, index: int) -> str:

@@ -19,7 +19,17 @@ from consent.durable import replace_files
 from consent.event import LogError
 from consent.merkle import HASH_SIZE_BYTES, Frontier, leaf_hash, subtree_root
 from consent.note import Note, NoteError
-from consent.tiles import HEIGHT, WIDTH, bundle_path, format_bundle, new_tiles, tile_path
+from consent.tiles import (
+    HEIGHT,
+    WIDTH,
+    Fetch,
+    Tiles,
+    bundle_path,
+    folder_fetch,
+    format_bundle,
+    new_tiles,
+    tile_path,
+)
 
 ENTRIES, CHECKPOINT = "entries.jsonl", "checkpoint"
 LONGEST_NOTE_BYTES = 65_536
@@ -105,6 +115,59 @@ def bundle_file(folder: Path, index: int) -> Path:
         raise ValueError(f"index must be in [0, {size}), got {index}")
     number = index // WIDTH
     return folder / bundle_path(number, width=min(WIDTH, size - number * WIDTH))
+
+
+class Publication:
+    """The note and the tiles of a published log, read one by one and not believed."""
+
+    def __init__(self, note: str, fetch: Fetch) -> None:
+        """Take a note and whatever gives the bytes under a path of the layout.
+
+        Raises:
+            NoteError: The note is malformed.
+        """
+        self.note = note
+        self.head = Checkpoint.parse(Note.parse(note).text)
+        self.tiles = Tiles(fetch, self.head.tree_size)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Publication":
+        """Read from a published folder.
+
+        Raises:
+            LogError: The checkpoint cannot be read.
+            NoteError: The checkpoint is malformed.
+        """
+        return cls(read_note(folder), folder_fetch(folder))
+
+    def bundles(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Give the index of each bundle's first entry, and its entries."""
+        for index in range(-(-self.head.tree_size // WIDTH)):
+            yield index * WIDTH, self.tiles.leaves(index)
+
+    def leaf(self, index: int) -> bytes:
+        """Return one entry.
+
+        Raises:
+            ValueError: The checkpoint covers no such entry.
+            LogError: Its bundle is missing or malformed.
+        """
+        if not 0 <= index < self.head.tree_size:
+            raise ValueError(
+                f"there is no entry {index}: the log holds {self.head.tree_size}, from 0"
+            )
+        return self.tiles.leaves(index // WIDTH)[index % WIDTH]
+
+    def files(self) -> Iterator[tuple[str, bytes]]:
+        """Give every file that the log needs, the checkpoint first.
+
+        A partial tile or bundle stands under its partial name, also where a full one was read.
+        """
+        yield CHECKPOINT, self.note.encode()
+        for first, leaves in self.bundles():
+            yield bundle_path(first // WIDTH, width=len(leaves)), format_bundle(leaves)
+        for level, index, width in new_tiles(0, self.head.tree_size):
+            yield tile_path(level, index, width=width), self.tiles.tile(level, index)
 
 
 class ReadingCopy:

@@ -195,6 +195,13 @@ def append_state_root(log: Log, *, at: int) -> int:
         return _append(transaction, at=at)
 
 
+def newest_state_root(log: Log) -> StateRoot | None:
+    """Return the root that was logged last and whose tree is kept; None before the first one."""
+    with log.reading() as connection:
+        row = connection.execute("SELECT MAX(idx) FROM state_tree").fetchone()
+    return None if row[0] is None else StateRoot.parse(log.entry(row[0]).value)
+
+
 def load_state_tree(log: Log, index: int) -> StateTree:
     """Return the tree whose root is an entry of the log.
 

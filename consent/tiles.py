@@ -80,6 +80,11 @@ def parse_bundle(data: bytes, *, width: int) -> list[bytes]:
     return leaves[:width]
 
 
+def folder_fetch(folder: Path) -> Fetch:
+    """Return what reads the files of a published folder."""
+    return lambda path: _read(folder / path)
+
+
 class Tiles:
     """The tree of one size, read tile by tile; a few hundred tiles stay in memory."""
 
@@ -98,7 +103,7 @@ class Tiles:
     @classmethod
     def of_folder(cls, folder: Path, tree_size: int) -> "Tiles":
         """Read from a published folder."""
-        return cls(lambda path: _read(folder / path), tree_size)
+        return cls(folder_fetch(folder), tree_size)
 
     @property
     def tree_size(self) -> int:

@@ -14,12 +14,13 @@ from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 from consent.canonical import CanonicalError, JsonValue, parse_canonical
 from consent.checkpoint import Checkpoint, verify_checkpoint
 from consent.event import CLOCK_TOLERANCE_MS, SEALED, LogError, is_count, is_version
 from consent.merkle import HASH_SIZE_BYTES, Frontier, ProofError
-from consent.published import ReadingCopy, read_note
+from consent.published import Publication, ReadingCopy
 from consent.sealed import MINUTE_MS, commitment_of
 from consent.tiles import HEIGHT, WIDTH, Tiles, subtree_rows, tile_path
 from consent.trust import TrustPolicy
@@ -28,6 +29,9 @@ _DECIMAL = re.compile(r"[0-9]{1,30}(\.[0-9]{1,60})?")
 _SEALED_LINE = re.compile(rb'\{"c":"[0-9a-f]{64}","k":"sealed","t":(0|[1-9][0-9]{0,14}),"v":1\}\n')
 _SEALED_BYTES = len(b'{"c":"","k":"sealed","t":,"v":1}\n') + 64
 _Use = tuple[str, int, int]
+
+EachBundle: TypeAlias = Callable[[int, list[bytes]], None]
+"""Is given the index of the first entry of a bundle, and the entries of the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,36 @@ def verify_published(folder: Path, policy: TrustPolicy) -> Verdict:
             `index` says which entry.
         ProofError: The entries do not give the signed root hash, or a tile not its entries.
     """
-    verified = verify_checkpoint(read_note(folder), policy)
+    publication = Publication.of_folder(folder)
+    with contextlib.closing(ReadingCopy(folder, publication.head.tree_size)) as copy:
+
+        def compare(first: int, leaves: list[bytes]) -> None:
+            copy.compare(first, b"\n".join(leaves) + b"\n")
+
+        verdict = verify_publication(publication, policy, each=compare)
+        copy.finish()
+    return verdict
+
+
+def verify_publication(
+    publication: Publication, policy: TrustPolicy, *, each: EachBundle | None = None
+) -> Verdict:
+    """Return what a log proves, wherever its tiles come from.
+
+    Args:
+        publication: The note and the tiles of a log.
+        policy: Logs and witnesses to believe.
+        each: Is given the entries in their order, bundle by bundle, each read once; they count
+            only after this function has returned. A `LogError` of it is judged like a rule's.
+
+    Raises:
+        NoteError: The checkpoint is malformed, forged, of an unknown log, or lacks the quorum.
+        LogError: A file is missing or malformed, or an entry breaks a rule.
+        ProofError: The entries do not give the signed root hash, or a tile not its entries.
+    """
+    verified = verify_checkpoint(publication.note, policy)
     rules = _Rules()
-    _verify_entries(folder, verified.checkpoint, rules)
+    _verify_entries(publication.tiles, verified.checkpoint, rules, each)
     return Verdict(
         origin=verified.checkpoint.origin,
         entries=verified.checkpoint.tree_size,
@@ -72,24 +103,20 @@ def verify_published(folder: Path, policy: TrustPolicy) -> Verdict:
     )
 
 
-def _verify_entries(folder: Path, head: Checkpoint, rules: "_Rules") -> None:
+def _verify_entries(
+    tiles: Tiles, head: Checkpoint, rules: "_Rules", each: EachBundle | None
+) -> None:
     """Hash and check every entry in one pass; the tree is judged before the rules."""
-    tiles, tree = Tiles.of_folder(folder, head.tree_size), _HashedTree()
+    tree = _HashedTree()
     broken: LogError | None = None
-    with contextlib.closing(ReadingCopy(folder, head.tree_size)) as copy:
-        for index in range(-(-head.tree_size // WIDTH)):
-            leaves = tiles.leaves(index)
-            tree.add(leaves, tile=tiles.tile(0, index))
-            lines = b"\n".join(leaves) + b"\n"
-            if broken is None:
-                try:
-                    copy.compare(index * WIDTH, lines)
-                    rules.check(index * WIDTH, leaves, lines)
-                except LogError as error:
-                    broken = error
+    for index in range(-(-head.tree_size // WIDTH)):
+        leaves = tiles.leaves(index)
+        tree.add(leaves, tile=tiles.tile(0, index))
         if broken is None:
             try:
-                copy.finish()
+                if each is not None:
+                    each(index * WIDTH, leaves)
+                rules.check(index * WIDTH, leaves, b"\n".join(leaves) + b"\n")
             except LogError as error:
                 broken = error
     tree.verify(tiles, head)

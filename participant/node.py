@@ -28,8 +28,10 @@ from consent import (
     Register,
     Rulebook,
     TrustPolicy,
+    append_state_root,
     ladder_of,
     needing_assessment,
+    newest_state_root,
     policy_digest,
 )
 from consent.cedar import CedarEngine
@@ -53,6 +55,8 @@ from privacy import (
 )
 
 Clock: TypeAlias = Callable[[], int]
+
+STATE_ROOT_EVERY_MS = 24 * 60 * 60 * 1000
 
 
 class NodeError(Exception):
@@ -387,7 +391,17 @@ class Node:
         return path
 
     def publish(self) -> Path:
-        """Write the audit log's offline copy and the policy to verify it with."""
+        """Write the audit log's offline copy, up to the newest note.
+
+        Once a day it also logs a state root, from which dossiers are proved to be complete; it is
+        published when a later note covers it.
+
+        Raises:
+            LogError: The log cannot be written or published.
+        """
+        newest = newest_state_root(self.log)
+        if newest is None or self.clock() - newest.at >= STATE_ROOT_EVERY_MS:
+            append_state_root(self.log, at=self.clock())
         folder = self.config.folder / "audit"
         self.log.publish(folder)
         return folder

@@ -58,7 +58,7 @@ ROOMS = {
     "uvicorn": {"participant.service"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.cli"},
+    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
     "packaging": {"tillpact.doctor"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}

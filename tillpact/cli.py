@@ -4,19 +4,27 @@ Exit 0: yes. Exit 1: the answer is no (a proof is invalid, nothing is left, a ch
 Exit 2: usage, configuration or data. Answers go to stdout, complaints to stderr.
 """
 
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tillpact import officer
+from tillpact.answers import NO as _NO
+from tillpact.answers import WRONG as _WRONG
+from tillpact.answers import complain as _complain
+from tillpact.answers import print_json as _print_json
+from tillpact.answers import read_policy as _read_policy
+from tillpact.answers import read_text as _read_text
+from tillpact.answers import say as _say
+
 if TYPE_CHECKING:
-    from consent import PublicIdentity, Receipt, TrustPolicy
+    from consent import PublicIdentity, Receipt
 
 app = typer.Typer(
     help="Retail brands learn together without pooling their customers' data.",
@@ -26,6 +34,13 @@ app = typer.Typer(
 )
 audit_app = typer.Typer(help="Check what nodes did, offline.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
+audit_app.command("ls")(officer.audit_ls)
+audit_app.command("show")(officer.audit_show)
+audit_app.command("proof")(officer.audit_proof)
+evidence_app = typer.Typer(help="What an officer takes away, as one file.", no_args_is_help=True)
+app.add_typer(evidence_app, name="evidence")
+evidence_app.command("build")(officer.evidence_build)
+evidence_app.command("verify")(officer.evidence_verify)
 consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True)
 app.add_typer(consent_app, name="consent")
 receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
@@ -36,7 +51,6 @@ app.add_typer(node_app, name="node")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ReceiptFile = Annotated[Path, typer.Argument(help="The receipt as the customer got it.")]
 IssuerFile = Annotated[Path, typer.Option(help="The issuer's public key: name+hash+base64.")]
-_NO, _WRONG = 1, 2
 
 
 @app.command()
@@ -194,27 +208,6 @@ def _read_issuer(path: Path) -> "PublicIdentity":
         raise typer.Exit(_WRONG) from error
 
 
-def _read_policy(path: Path) -> "TrustPolicy":
-    from consent import NoteError, TrustPolicy  # noqa: PLC0415
-
-    try:
-        return TrustPolicy.parse(_read_text(path, "the trust policy"))
-    except NoteError as error:
-        _complain(f"the trust policy {path} cannot be used ({error}); nothing was verified")
-        raise typer.Exit(_WRONG) from error
-
-
-def _read_text(
-    path: Path, name: str, *, most_characters: int = 1_000_000, errors: str = "strict"
-) -> str:
-    try:
-        with path.open(encoding="utf-8", errors=errors, newline="") as file:
-            return file.read(most_characters)
-    except (OSError, UnicodeDecodeError) as error:
-        _complain(f"{name} {path} cannot be read; nothing was verified")
-        raise typer.Exit(_WRONG) from error
-
-
 @app.command()
 def budget(
     config: Annotated[Path, typer.Argument(help="The node's participant.toml.")],
@@ -360,17 +353,3 @@ def guarded(run: Callable[[], object]) -> None:
         where = f" {error.filename}" if error.filename else ""
         _complain(f"the system refused{where}: {error.strerror}; what was written so far is whole")
         sys.exit(_WRONG)
-
-
-def _print_json(command: str, document: Mapping[str, object], *, wanted: bool) -> bool:
-    if wanted:
-        _say(json.dumps({"schema": f"tillpact.{command}/1", "data": document}, indent=2))
-    return wanted
-
-
-def _say(line: str) -> None:
-    typer.echo(line)
-
-
-def _complain(message: object) -> None:
-    typer.echo(str(message), err=True)

@@ -8,7 +8,7 @@ import pytest
 
 from consent import Identity, Purpose, verify_published
 from models.plan import PlanError
-from participant.node import Node, NodeError, system_clock
+from participant.node import STATE_ROOT_EVERY_MS, Node, NodeError, system_clock
 from privacy import Budget, Roster, RosterError
 from tests.federation.synthetic import (
     PURPOSE,
@@ -295,5 +295,20 @@ def test_what_a_node_publishes_verifies_with_the_policy_of_the_coordinator(
 
     verdict = verify_published(folder, federation.policy)
 
-    assert verdict.entries == federation.nodes["amber"].log.tree_size
+    # The state root that publishing logged waits for the next note.
+    assert verdict.entries == federation.nodes["amber"].log.tree_size - 1
+    assert kinds(federation.nodes["amber"])[-1] == "state.root"
     assert (verdict.events["budget.charged"], verdict.events["release.sent"]) == (3, 3)
+
+
+def test_publishing_logs_a_state_root_once_a_day(federation: Federation) -> None:
+    node = federation.nodes["amber"]
+    start = max(node.clock(), node.log.latest)
+
+    counts = []
+    for passed in (0, STATE_ROOT_EVERY_MS - 1, STATE_ROOT_EVERY_MS, STATE_ROOT_EVERY_MS + 1):
+        node.clock = lambda passed=passed: start + passed  # type: ignore[misc]
+        node.publish()
+        counts.append(kinds(node).count("state.root"))
+
+    assert counts == [1, 1, 2, 2]
