@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tillpact import officer
-from tillpact.answers import NO as _NO
-from tillpact.answers import WRONG as _WRONG
-from tillpact.answers import complain as _complain
-from tillpact.answers import print_json as _print_json
-from tillpact.answers import read_policy as _read_policy
-from tillpact.answers import read_text as _read_text
-from tillpact.answers import say as _say
+from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
 
 if TYPE_CHECKING:
     from consent import PublicIdentity, Receipt
@@ -67,13 +61,13 @@ def demo(
     try:
         result = run_demo(folder, console)
     except FAULTS as error:
-        _complain(error)
-        raise typer.Exit(_WRONG) from error
+        complain(error)
+        raise typer.Exit(WRONG) from error
     show(result, console)
     _, page = write(result, folder)
     console.print(f"Report: {page}  Nodes: {folder / 'nodes'}")
     if not (result.audit.tamper_found and not result.withdrawal.rounds_used_after):
-        raise typer.Exit(_NO)
+        raise typer.Exit(NO)
 
 
 @audit_app.command("verify")
@@ -94,17 +88,17 @@ def audit_verify(
     try:
         trust = TrustPolicy.parse(policy.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, NoteError) as error:
-        _complain(f"the trust policy {policy} cannot be used ({error}); nothing was verified")
-        raise typer.Exit(_WRONG) from error
+        complain(f"the trust policy {policy} cannot be used ({error}); nothing was verified")
+        raise typer.Exit(WRONG) from error
     if not folder.is_dir():
-        _complain(f"there is no folder {folder}; nothing was verified")
-        raise typer.Exit(_WRONG)
+        complain(f"there is no folder {folder}; nothing was verified")
+        raise typer.Exit(WRONG)
     try:
         verdict = verify_published(folder, trust)
     except (LogError, NoteError, ProofError) as error:
-        _print_json("audit.verify", {"verified": False, "reason": str(error)}, wanted=as_json)
-        _complain(f"Does not match: {error}")
-        raise typer.Exit(_NO) from error
+        print_json("audit.verify", {"verified": False, "reason": str(error)}, wanted=as_json)
+        complain(f"Does not match: {error}")
+        raise typer.Exit(NO) from error
     document = {
         "verified": True,
         "origin": verdict.origin,
@@ -113,12 +107,12 @@ def audit_verify(
         "cosigners": dict(verdict.cosigners),
         "events": dict(verdict.events),
     }
-    if not _print_json("audit.verify", document, wanted=as_json):
-        _say(f"Verified: the log of {verdict.origin} holds {verdict.entries} entries, unchanged.")
-        _say(f"Cosigned by {', '.join(verdict.cosigners)}. Root hash {verdict.root_hash}.")
+    if not print_json("audit.verify", document, wanted=as_json):
+        say(f"Verified: the log of {verdict.origin} holds {verdict.entries} entries, unchanged.")
+        say(f"Cosigned by {', '.join(verdict.cosigners)}. Root hash {verdict.root_hash}.")
         for kind, count in sorted(verdict.events.items()):
-            _say(f"  {count:>7}  {kind}")
-        _say("This proves what was declared and in which order, not that nothing was hidden.")
+            say(f"  {count:>7}  {kind}")
+        say("This proves what was declared and in which order, not that nothing was hidden.")
 
 
 @receipt_app.command("verify")
@@ -132,26 +126,24 @@ def receipt_verify(
     from consent import ReceiptError, verify_receipt  # noqa: PLC0415
 
     text, key = _read_receipt(file), _read_issuer(issuer)
-    trust = None if policy is None else _read_policy(policy)
+    trust = None if policy is None else read_policy(policy)
     try:
         receipt = verify_receipt(text, key, trust)
     except ReceiptError as error:
         document = {"verified": False, "reason": str(error)}
-        _print_json("consent.receipt.verify", document, wanted=as_json)
-        _complain(f"Does not match: {error}")
-        raise typer.Exit(_NO) from error
-    if not _print_json("consent.receipt.verify", _describe_receipt(receipt), wanted=as_json):
-        _say(f"Verified: receipt {receipt.receipt_id} was signed by {receipt.issuer}.")
-        _say(f"Given: {', '.join(line.purpose for line in receipt.given) or 'nothing'}.")
-        _say(f"Refused: {', '.join(purpose for purpose, _ in receipt.refused) or 'nothing'}.")
+        print_json("consent.receipt.verify", document, wanted=as_json)
+        complain(f"Does not match: {error}")
+        raise typer.Exit(NO) from error
+    if not print_json("consent.receipt.verify", _describe_receipt(receipt), wanted=as_json):
+        say(f"Verified: receipt {receipt.receipt_id} was signed by {receipt.issuer}.")
+        say(f"Given: {', '.join(line.purpose for line in receipt.given) or 'nothing'}.")
+        say(f"Refused: {', '.join(purpose for purpose, _ in receipt.refused) or 'nothing'}.")
         if receipt.proof is None:
-            _say("Pending: the log does not prove it yet; ask the issuer for the final receipt.")
+            say("Pending: the log does not prove it yet; ask the issuer for the final receipt.")
         elif trust is None:
-            _say(
-                f"Final: entry {receipt.index} of the log says the same; no witness was asked for."
-            )
+            say(f"Final: entry {receipt.index} of the log says the same; no witness was asked for.")
         else:
-            _say(f"Final: entry {receipt.index} of the log says the same, and the quorum saw it.")
+            say(f"Final: entry {receipt.index} of the log says the same, and the quorum saw it.")
 
 
 @receipt_app.command("page")
@@ -168,10 +160,10 @@ def receipt_page(
     try:
         page = format_page(verify_receipt(text, key), Language(lang))
     except ReceiptError as error:
-        _complain(f"Does not match: {error}; no page was written")
-        raise typer.Exit(_NO) from error
+        complain(f"Does not match: {error}; no page was written")
+        raise typer.Exit(NO) from error
     out.write_text(page, encoding="utf-8")
-    _say(f"Page: {out}")
+    say(f"Page: {out}")
 
 
 def _describe_receipt(receipt: "Receipt") -> dict[str, object]:
@@ -194,7 +186,7 @@ def _describe_receipt(receipt: "Receipt") -> dict[str, object]:
 
 def _read_receipt(path: Path) -> str:
     # Reading stops where no receipt is valid any more; a byte that is no text is a wrong receipt.
-    text = _read_text(path, "the receipt", most_characters=100_000, errors="replace")
+    text = read_text(path, "the receipt", most_characters=100_000, errors="replace")
     return text.removesuffix("\n").removesuffix("\r")
 
 
@@ -202,10 +194,10 @@ def _read_issuer(path: Path) -> "PublicIdentity":
     from consent import IdentityError, PublicIdentity  # noqa: PLC0415
 
     try:
-        return PublicIdentity.parse(_read_text(path, "the issuer's key").strip())
+        return PublicIdentity.parse(read_text(path, "the issuer's key").strip())
     except IdentityError as error:
-        _complain(f"the issuer's key {path} cannot be used ({error}); nothing was verified")
-        raise typer.Exit(_WRONG) from error
+        complain(f"the issuer's key {path} cannot be used ({error}); nothing was verified")
+        raise typer.Exit(WRONG) from error
 
 
 @app.command()
@@ -227,8 +219,8 @@ def budget(
                 for name, most in budgets.items()
             }
     except (ConfigError, LedgerError) as error:
-        _complain(error)
-        raise typer.Exit(_WRONG) from error
+        complain(error)
+        raise typer.Exit(WRONG) from error
     document = {
         name: {
             "epsilon_spent": spent.epsilon,
@@ -239,15 +231,15 @@ def budget(
         }
         for name, (spent, most) in rows.items()
     }
-    if not _print_json("budget", document, wanted=as_json):
+    if not print_json("budget", document, wanted=as_json):
         for name, (spent, most) in rows.items():
-            _say(
+            say(
                 f"{name}: epsilon {spent.epsilon:.3f} of {most.epsilon:.3f} spent in "
                 f"{spent.releases} releases; one more plan of epsilon {left[name]:.3f} fits "
                 f"(delta {most.delta:g}, one customer with everything they did)"
             )
     if not any(left.values()):
-        raise typer.Exit(_NO)
+        raise typer.Exit(NO)
 
 
 @node_app.command("serve")
@@ -283,17 +275,17 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
             key=tls_key,
             is_insecure=insecure_listen,
         )
-        settings = ServiceSettings(peers=None if peers is None else _read_policy(peers))
+        settings = ServiceSettings(peers=None if peers is None else read_policy(peers))
         with Node.open(load(config)) as node:
             serve(
                 node,
                 settings,
                 listening,
-                on_start=lambda url: _say(f"Serving {node.name} on {url}"),
+                on_start=lambda url: say(f"Serving {node.name} on {url}"),
             )
     except (ConfigError, LogError, NodeError, ServiceError) as error:
-        _complain(error)
-        raise typer.Exit(_WRONG) from error
+        complain(error)
+        raise typer.Exit(WRONG) from error
 
 
 @app.command()
@@ -315,14 +307,14 @@ def doctor(
         try:
             checks.append(examine_data(load(config)))
         except (ConfigError, DataError) as error:
-            _complain(error)
-            raise typer.Exit(_WRONG) from error
+            complain(error)
+            raise typer.Exit(WRONG) from error
     document = {check.name: {"passed": check.passed, "found": check.found} for check in checks}
-    if not _print_json("doctor", document, wanted=as_json):
+    if not print_json("doctor", document, wanted=as_json):
         for check in checks:
-            _say(f"{'ok ' if check.passed else 'NOT'}  {check.name:<20} {check.found}")
+            say(f"{'ok ' if check.passed else 'NOT'}  {check.name:<20} {check.found}")
     if not all(check.passed for check in checks):
-        raise typer.Exit(_NO)
+        raise typer.Exit(NO)
 
 
 @app.command()
@@ -331,8 +323,8 @@ def version(
 ) -> None:
     """Print the version."""
     found = package_version("tillpact")
-    if not _print_json("version", {"version": found}, wanted=as_json):
-        _say(f"tillpact {found}")
+    if not print_json("version", {"version": found}, wanted=as_json):
+        say(f"tillpact {found}")
 
 
 def main() -> None:
@@ -351,5 +343,5 @@ def guarded(run: Callable[[], object]) -> None:
         run()
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        _complain(f"the system refused{where}: {error.strerror}; what was written so far is whole")
-        sys.exit(_WRONG)
+        complain(f"the system refused{where}: {error.strerror}; what was written so far is whole")
+        sys.exit(WRONG)
