@@ -15,7 +15,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from consent.durable import replace_files
 from models.plan import Plan
+from models.sums import format_parameters
 
 # What the readers of JSON and of arrays raise for files that they did not write.
 _DAMAGE = (OSError, EOFError, BadZipFile, ValueError, KeyError, TypeError, AttributeError)
@@ -169,12 +171,8 @@ class Run:
             "refusals": self.refusals,
             "bytes_up": self.bytes_up,
         }
-        part = self.folder / "run.json.part"
-        part.write_text(json.dumps(document, indent=1), encoding="utf-8")
-        part.replace(self.folder / "run.json")
+        replace_files(self.folder, {"run.json": json.dumps(document, indent=1).encode()})
 
     def _save_parameters(self) -> None:
-        path = self.folder / f"round-{len(self.rounds)}.npz"
-        part = path.with_suffix(".part.npz")
-        np.savez(part, allow_pickle=False, **self.parameters)
-        part.replace(path)
+        name = f"round-{len(self.rounds)}.npz"
+        replace_files(self.folder, {name: format_parameters(self.parameters)})

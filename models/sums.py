@@ -6,6 +6,7 @@ or over a federation; only where the sum comes from differs. Nothing here draws 
 release: `fit` serves models that stay where the rows are.
 """
 
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -171,6 +172,13 @@ def verify_ranges(recipe: object, ranges: Mapping[str, tuple[float, float]]) -> 
         value = getattr(recipe, name)
         if not low <= value <= high:
             raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+
+
+def format_parameters(parameters: Parameters) -> bytes:
+    """Parameters as the bytes of an npz file; nothing in it is pickled."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **parameters)
+    return buffer.getvalue()
 
 
 def matrix_size(dimension: int) -> int:

@@ -35,8 +35,10 @@ from consent import (
     policy_digest,
 )
 from consent.cedar import CedarEngine
+from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
+from models.sums import format_parameters
 from participant.config import ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
 from privacy import (
@@ -204,8 +206,7 @@ class Node:
         for path, data in pinned.items():
             if path.exists() and path.read_bytes() != data:
                 raise NodeError(f"{path.name} was pinned before and differs; nothing was changed")
-        for path, data in pinned.items():
-            _write(path, data)
+        replace_files(folder, {path.name: data for path, data in pinned.items()})
         self._load_members()
 
     @property
@@ -257,7 +258,7 @@ class Node:
         folder = self.config.folder / "plans"
         folder.mkdir(exist_ok=True)
         self.record("plan.approved", plan=plan.digest, name=plan.name)
-        _write(folder / plan.digest, signed.format())
+        replace_files(folder, {plan.digest: signed.format()})
         return signed.signatures[self.name]
 
     def approved(self, plan_digest: str) -> SignedPlan:
@@ -284,7 +285,7 @@ class Node:
         shown.verify({name: self.public_identity(name) for name in shown.signatures})
         signatures = {**own.signatures, **shown.signatures}
         both = SignedPlan(plan=own.plan, signatures=signatures)
-        _write(self.config.folder / "plans" / own.plan.digest, both.format())
+        replace_files(self.config.folder / "plans", {own.plan.digest: both.format()})
 
     def charge(
         self, key: ReleaseKey, *, purpose: Purpose, release: GaussianRelease, digest: bytes
@@ -383,12 +384,9 @@ class Node:
     def save_model(self, plan_digest: str, parameters: Mapping[str, NDArray[np.float64]]) -> Path:
         """Keep a received model as `models/<plan>.npz`."""
         folder = self.config.folder / "models"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{plan_digest}.npz"
-        part = path.with_suffix(".part.npz")
-        np.savez(part, allow_pickle=False, **parameters)
-        part.replace(path)
-        return path
+        name = f"{plan_digest}.npz"
+        replace_files(folder, {name: format_parameters(parameters)})
+        return folder / name
 
     def publish(self) -> Path:
         """Write the audit log's offline copy, up to the newest note.
@@ -427,15 +425,6 @@ class Node:
 
 def _budgets(config: ParticipantConfig) -> dict[str, Budget]:
     return {purpose.value: budget for purpose, budget in config.budgets.items()}
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _write_secret(path: Path, data: bytes) -> None:

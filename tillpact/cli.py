@@ -81,15 +81,10 @@ def audit_verify(
         LogError,
         NoteError,
         ProofError,
-        TrustPolicy,
         verify_published,
     )
 
-    try:
-        trust = TrustPolicy.parse(policy.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, NoteError) as error:
-        complain(f"the trust policy {policy} cannot be used ({error}); nothing was verified")
-        raise typer.Exit(WRONG) from error
+    trust = read_policy(policy)
     if not folder.is_dir():
         complain(f"there is no folder {folder}; nothing was verified")
         raise typer.Exit(WRONG)
