@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from consent import Log, SubjectRef
+from consent.problems import Problem, RequestRefused
 from participant.node import Node, NodeError
-from participant.problems import Problem, RequestRefused
 
 _TABLE = """CREATE TABLE IF NOT EXISTS handle_generation
     (subject_ref TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID"""

@@ -22,8 +22,8 @@ from consent import (
     SealError,
     SubjectRef,
 )
+from consent.problems import Problem, RequestRefused
 from participant.node import Node
-from participant.problems import Problem, RequestRefused
 
 ANSWERS_KEPT_MS = 7 * 86_400_000
 MOST_ACTS = 200

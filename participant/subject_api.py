@@ -12,8 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from consent import JsonValue, Ladder, Language, Notice, Purpose, SubjectRef, Tier, wording
+from consent.problems import Problem, RequestRefused, declare
 from participant.handle import Handles, Limiter
-from participant.problems import Problem, RequestRefused, declare
 from participant.subject import Act, SubjectDesk
 
 Answer: TypeAlias = Mapping[str, object]

@@ -83,7 +83,8 @@ def event_types() -> set[str]:
         found.update(
             text for text in constants(tree) if text.rpartition(".")[2] not in FILE_SUFFIXES
         )
-    return {name for name in found if pattern.fullmatch(name)}
+    # `http.` is how ASGI calls its own messages; no event of ours begins so.
+    return {name for name in found if pattern.fullmatch(name) and not name.startswith("http.")}
 
 
 def error_classes() -> set[str]:

@@ -253,14 +253,10 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
 ) -> None:
     """Serve a node's data subjects, its log and its peers over HTTP, until SIGTERM."""
     from consent import LogError  # noqa: PLC0415
+    from consent.serving import Listening, ServiceError  # noqa: PLC0415
     from participant.config import ConfigError, load  # noqa: PLC0415
     from participant.node import Node, NodeError  # noqa: PLC0415
-    from participant.service import (  # noqa: PLC0415
-        Listening,
-        ServiceError,
-        ServiceSettings,
-        serve,
-    )
+    from participant.service import ServiceSettings, serve  # noqa: PLC0415
 
     try:
         listening = Listening(

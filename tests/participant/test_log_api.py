@@ -22,11 +22,11 @@ from consent import (
     verify_inclusion,
 )
 from consent.checkpoint import Checkpoint
+from consent.log_api import MOST_ENTRIES
 from consent.merkle import leaf_hash
-from participant.log_api import MOST_ENTRIES
+from consent.witnessing import Submission, WitnessRefused, request_cosignature
 from participant.node import Node
 from participant.service import ServiceSettings, create_app
-from participant.witnessing import Submission, WitnessRefused, request_cosignature
 from tests.federation.synthetic import kinds
 
 from .service_client import client_of, new_node

@@ -6,10 +6,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from consent.problems import Problem
+from consent.serving import Listening, ServiceError
 from participant.handle import issue_handle
 from participant.node import Node
-from participant.problems import Problem
-from participant.service import Listening, ServiceError, create_app
+from participant.service import create_app
 from tests.federation.synthetic import Clock
 
 from .service_client import NOTICE_FIELDS, client_of, new_node, served

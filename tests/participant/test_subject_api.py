@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from consent import Profile, Purpose
+from consent.problems import MEDIA_TYPE, Problem
 from participant.handle import issue_handle, revoke_handles
 from participant.node import Node, NodeError
-from participant.problems import MEDIA_TYPE, Problem
 from participant.service import ServiceSettings, create_app
 from participant.subject import ANSWERS_KEPT_MS, MOST_ACTS
 from participant.subject_api import speak

@@ -1,4 +1,4 @@
-"""Own the public face of the node's log: what anybody may read, and the witness for its peers.
+"""Own the public face of a log over HTTP: what anybody may read, and the witness for its peers.
 
 Nothing here needs a name or a key: leaves are open events or commitments, and a submitted
 checkpoint carries its own signature. Entries are shown up to the newest checkpoint only.
@@ -6,28 +6,23 @@ Sources: https://c2sp.org/tlog-proof, https://c2sp.org/tlog-witness
 """
 
 import threading
+from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
 
-from consent import (
-    EquivocationError,
-    NoteError,
-    ProofError,
-    PublicIdentity,
-    TrustPolicy,
-    Witness,
-    prove,
-    verify_log_signature,
-)
-from consent.checkpoint import Checkpoint
-from consent.identity import COSIGNATURE
-from consent.note import Note
-from participant.node import Node
-from participant.problems import Problem, RequestRefused, declare
-from participant.witnessing import SIZE_TYPE, Submission
+from consent.checkpoint import Checkpoint, verify_log_signature
+from consent.identity import COSIGNATURE, PublicIdentity
+from consent.log import Log
+from consent.merkle import ProofError
+from consent.note import Note, NoteError
+from consent.problems import Problem, RequestRefused, declare
+from consent.proof import prove
+from consent.trust import TrustPolicy
+from consent.witness import EquivocationError, Witness
+from consent.witnessing import SIZE_TYPE, Submission
 
 MOST_ENTRIES = 256
 _READ = (Problem.INVALID, Problem.NOT_PUBLISHED, Problem.FAULT, Problem.LOG_UNAVAILABLE)
@@ -46,19 +41,34 @@ class _OldSize(Exception):  # noqa: N818 - an answer, named for the answer
 
 
 class LogDesk:
-    """Shows one node's log and cosigns the logs of its peers."""
+    """Shows one log and cosigns the logs of its peers."""
 
-    def __init__(self, node: Node, witness: Witness, *, peers: TrustPolicy | None) -> None:
-        """Watch the logs of a trust policy; without one, nobody's."""
-        self._node = node
+    def __init__(
+        self,
+        log: Log,
+        witness: Witness,
+        *,
+        peers: TrustPolicy | None,
+        clock: Callable[[], int],
+    ) -> None:
+        """Watch the logs of a trust policy; without one, nobody's.
+
+        Args:
+            log: The log that is shown.
+            witness: Cosigns, and remembers what it cosigned.
+            peers: Whose logs are cosigned.
+            clock: Tells epoch milliseconds, for cosignatures and convictions.
+        """
+        self._log = log
         self._witness = witness
         self._peers = peers
+        self._clock = clock
         self._lock = threading.Lock()
         self._convicted: set[tuple[str, int]] = set()
 
     def checkpoint(self) -> str:
         """Return the newest cosigned note, or the own one when nobody has cosigned."""
-        return self._node.log.newest_note()
+        return self._log.newest_note()
 
     def entries(self, start: int, end: int) -> bytes:
         """Return published leaves, one a line; at most `MOST_ENTRIES`.
@@ -72,7 +82,7 @@ class LogDesk:
         size = _head(self.checkpoint()).tree_size
         if start >= size:
             raise RequestRefused(Problem.NOT_PUBLISHED)
-        entries = self._node.log.entries(start, min(end, size, start + MOST_ENTRIES))
+        entries = self._log.entries(start, min(end, size, start + MOST_ENTRIES))
         return b"".join(entry.leaf + b"\n" for entry in entries)
 
     def proof(self, index: int) -> str:
@@ -84,7 +94,7 @@ class LogDesk:
         """
         if index >= _head(self.checkpoint()).tree_size:
             raise RequestRefused(Problem.NOT_PUBLISHED)
-        return prove(self._node.log, index)
+        return prove(self._log, index)
 
     def cosign(self, body: bytes) -> str:
         """Return the cosignature line for a peer's checkpoint.
@@ -116,7 +126,7 @@ class LogDesk:
     def _cosign(self, submitted: Submission, log: PublicIdentity) -> str:
         try:
             note = self._witness.cosign(
-                submitted.note, log=log, proof=submitted.proof, at=self._node.clock()
+                submitted.note, log=log, proof=submitted.proof, at=self._clock()
             )
         except ProofError as error:
             raise RequestRefused(Problem.PROOF_INVALID) from error
@@ -145,12 +155,16 @@ class LogDesk:
         # Once for a size: a peer must not fill this log by signing ever more heads.
         if (log.name, size) not in self._convicted:
             self._convicted.add((log.name, size))
-            self._node.record(
-                "witness.conflict",
-                origin=log.name,
-                tree_size=size,
-                known=error.known,
-                shown=error.shown,
+            self._log.append(
+                {
+                    "type": "witness.conflict",
+                    "v": 1,
+                    "at": self._clock(),
+                    "origin": log.name,
+                    "tree_size": size,
+                    "known": error.known,
+                    "shown": error.shown,
+                }
             )
 
 
@@ -170,7 +184,7 @@ Desk: TypeAlias = Annotated[LogDesk, Depends(_desk)]
     responses=declare(Problem.FAULT, Problem.LOG_UNAVAILABLE),
 )
 def checkpoint(desk: Desk) -> str:
-    """Return the newest cosigned checkpoint of the node's log."""
+    """Return the newest cosigned checkpoint of the log."""
     return desk.checkpoint()
 
 

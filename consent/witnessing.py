@@ -11,17 +11,12 @@ from dataclasses import dataclass
 
 import httpx
 
-from consent import (
-    Log,
-    LogError,
-    NoteError,
-    PublicIdentity,
-    TrustPolicy,
-    verify_checkpoint,
-)
-from consent.checkpoint import Checkpoint
-from consent.event import CLOCK_TOLERANCE_MS
-from consent.note import Note
+from consent.checkpoint import Checkpoint, verify_checkpoint
+from consent.event import CLOCK_TOLERANCE_MS, LogError
+from consent.identity import PublicIdentity
+from consent.log import Log
+from consent.note import Note, NoteError
+from consent.trust import TrustPolicy
 
 MOST_HASHES = 63
 SIZE_TYPE = "text/x.tlog.size"
