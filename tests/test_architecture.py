@@ -28,8 +28,10 @@ ROOMS = {
         "models.exchange",
     },
     "pandas": {"participant.customers", "tillpact.sample.build"},
+    "dp_accounting": {"privacy.composition"},
     "scipy": {
         "privacy.accounting",
+        "privacy.composition",
         "models.evaluation",
         "models.recommendation",
         "tillpact.comparison",
