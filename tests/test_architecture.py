@@ -40,6 +40,7 @@ ROOMS = {
         "consent.identity",
         "consent.sealed",
         "privacy.noise",
+        "privacy.paillier",
         "privacy.roster",
         "privacy.secure_sum",
     },
@@ -53,6 +54,8 @@ ROOMS = {
         "tillpact.doctor",
     },
     "cedarpy": {"consent.cedar"},
+    "gmpy2": {"privacy.paillier"},
+    "phe": {"privacy.paillier"},
     "fastapi": {
         "consent.log_api",
         "consent.serving",
@@ -65,7 +68,7 @@ ROOMS = {
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
+    "typer": {"tillpact.answers", "tillpact.auditing", "tillpact.cli", "tillpact.officer"},
     "packaging": {"tillpact.doctor"},
 }
 # What leads to raw rows of customers -> the modules that may name it. Everybody else goes through

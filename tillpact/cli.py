@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import officer
+from tillpact import auditing, officer
 from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True
 app.add_typer(consent_app, name="consent")
 receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
 consent_app.add_typer(receipt_app, name="receipt")
+auditor_app = typer.Typer(help="Encrypted counts, added up.", no_args_is_help=True)
+app.add_typer(auditor_app, name="auditor")
+auditor_app.command("keygen")(auditing.auditor_keygen)
+auditor_app.command("decrypt")(auditing.auditor_decrypt)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
 
