@@ -161,12 +161,19 @@ def test_i01_whatever_is_in_doubt_is_a_denial_and_an_event(
 
 
 @SOME
-@given(history=histories(), profile=profiles, wait=st.integers(0, 310))
+@given(
+    prelude=st.sampled_from(["silence", "agreement"]),
+    history=histories(),
+    profile=profiles,
+    wait=st.integers(0, 2_010),
+)
 def test_i02_the_gate_opens_exactly_whom_a_plain_reading_of_the_log_permits(
-    history: list[Act], profile: Profile, wait: int
+    prelude: str, history: list[Act], profile: Profile, wait: int
 ) -> None:
     """I2: no permit without an effective consent in the state it names."""
     with new_world(profile) as world:
+        if prelude == "agreement":
+            world.everybody_agrees()
         world.live(history)
         world.at += wait
         plain = PlainReading(world).masks(at=world.at)
@@ -194,6 +201,7 @@ def test_i02_every_permit_agrees_with_an_as_of_join_over_the_events(
     """I2: joined as of their entry, all permits ever issued rest on a consent of that moment."""
     asked = []
     with new_world(profile) as world:
+        world.everybody_agrees()
         for step in history:
             if isinstance(step, Act):
                 # Ages and guardians are not part of this join.
@@ -283,13 +291,26 @@ def test_i03_a_denial_never_enlarges_any_view(
 ) -> None:
     """I3: a withdrawal, an objection, a restriction and their like only ever take away."""
     with new_world(profile) as world:
+        world.everybody_agrees()
         world.live(history)
         if denial.kind == "age":
             # Growing up is no denial: the youngest band is one.
             denial = denial._replace(number=0)
         before = world.masks(at=world.at + denial.wait)
+        permitted = [
+            (who, purpose)
+            for purpose, mask in before.items()
+            for who, may in zip(PEOPLE, mask, strict=True)
+            if may
+        ]
+        if permitted:
+            # Deny what is permitted, so that there is something to take away.
+            who, purpose = permitted[denial.number % len(permitted)]
+            denial = denial._replace(who=who, purposes=denial.purposes | {purpose})
         world.do(denial)
         after = world.masks()
+        if permitted and denial.kind in ("withdraw", "object", "restrict", "invalidate", "erase"):
+            assert not after[purpose][PEOPLE.index(who)]
 
     for purpose in Purpose:
         assert not (np.array(after[purpose]) & ~np.array(before[purpose])).any()
@@ -428,6 +449,7 @@ def test_i15_a_merge_is_the_intersection(
 ) -> None:
     """I15: two ids of one person are left with what both permitted, and never with more."""
     with new_world(profile) as world:
+        world.everybody_agrees()
         for act in history:
             # Without ages in the acts; half of the histories without any expiry in between.
             number = act.number // 31 * 31 + 1 + act.number % 29

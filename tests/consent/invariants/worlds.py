@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from consent import (
     AgeBand,
     AskedTooSoon,
+    ConsentChoice,
     Gate,
     Identity,
     Log,
@@ -156,6 +157,25 @@ class World:
         }
         special[act.kind](act)
 
+    def everybody_agrees(self) -> None:
+        """Let everybody agree to everything for long, each purpose in an act of its own."""
+        self.register.record_many(
+            [
+                ConsentChoice(
+                    subject_id=who,
+                    given=frozenset({purpose}),
+                    notice=self.notice,
+                    channel="app",
+                    expressed_at=self.at,
+                    until=self.at + 10**6,
+                    separate=True,
+                )
+                for who in PEOPLE
+                for purpose in Purpose
+            ],
+            at=self.at,
+        )
+
     def _withdraw(self, act: Act) -> None:
         everything = act.number % 8 == 0
         self.register.withdraw(act.who, None if everything else act.purposes, at=self.at)
@@ -193,7 +213,7 @@ class World:
             channel="app",
             expressed_at=said_at,
             at=self.at,
-            until=self.at + 1 + number % 301,
+            until=self.at + 1 + number % 2_003,
             separate=len(act.purposes) == 1 and number % 4 > 0,
             age=list(AgeBand)[number % 6] if number % 31 == 0 else None,
         )
