@@ -173,7 +173,7 @@ def test_i02_the_gate_opens_exactly_whom_a_plain_reading_of_the_log_permits(
     """I2: no permit without an effective consent in the state it names."""
     with new_world(profile) as world:
         if prelude == "agreement":
-            world.everybody_agrees()
+            world.agree()
         world.live(history)
         world.at += wait
         plain = PlainReading(world).masks(at=world.at)
@@ -201,7 +201,7 @@ def test_i02_every_permit_agrees_with_an_as_of_join_over_the_events(
     """I2: joined as of their entry, all permits ever issued rest on a consent of that moment."""
     asked = []
     with new_world(profile) as world:
-        world.everybody_agrees()
+        world.agree()
         for step in history:
             if isinstance(step, Act):
                 # Ages and guardians are not part of this join.
@@ -291,7 +291,7 @@ def test_i03_a_denial_never_enlarges_any_view(
 ) -> None:
     """I3: a withdrawal, an objection, a restriction and their like only ever take away."""
     with new_world(profile) as world:
-        world.everybody_agrees()
+        world.agree()
         world.live(history)
         if denial.kind == "age":
             # Growing up is no denial: the youngest band is one.
@@ -440,16 +440,18 @@ def test_i06_taking_consent_back_needs_no_more_calls_than_giving_it(
     minors=st.lists(acts("age", "guardian"), max_size=2),
     profile=profiles,
     lengthened=st.booleans(),
+    agreed_before=st.sampled_from([[], ["anna"], ["ben"], list(PEOPLE)]),
 )
 def test_i15_a_merge_is_the_intersection(
     history: list[Act],
     minors: list[Act],
     profile: Profile,
     lengthened: bool,  # noqa: FBT001
+    agreed_before: list[str],
 ) -> None:
     """I15: two ids of one person are left with what both permitted, and never with more."""
     with new_world(profile) as world:
-        world.everybody_agrees()
+        world.agree(agreed_before)
         for act in history:
             # Without ages in the acts; half of the histories without any expiry in between.
             number = act.number // 31 * 31 + 1 + act.number % 29

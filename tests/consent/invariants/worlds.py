@@ -7,7 +7,7 @@ itself opens, so that it knows nothing of tables, masks or the fold of the regis
 import contextlib
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -157,8 +157,8 @@ class World:
         }
         special[act.kind](act)
 
-    def everybody_agrees(self) -> None:
-        """Let everybody agree to everything for long, each purpose in an act of its own."""
+    def agree(self, people: Collection[str] = PEOPLE) -> None:
+        """Let some people agree to everything for long, each purpose in an act of its own."""
         self.register.record_many(
             [
                 ConsentChoice(
@@ -170,7 +170,7 @@ class World:
                     until=self.at + 10**6,
                     separate=True,
                 )
-                for who in PEOPLE
+                for who in people
                 for purpose in Purpose
             ],
             at=self.at,
