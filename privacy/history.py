@@ -18,6 +18,10 @@ from privacy.accounting import GaussianRelease
 from privacy.budget import Accounting, Budget, Spent
 from privacy.composition import LaplaceRelease, Release, SampledGaussianRelease
 
+_UNREADABLE: Final = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 _GENESIS: Final = hashlib.sha256(b"tillpact privacy ledger, version 1").hexdigest()
 
 
@@ -141,7 +145,7 @@ class LedgerEvent:
             )
             if event.format() != text:
                 raise ValueError("it is not in the canonical form")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise LedgerError(f"a ledger event cannot be read ({error})") from error
         return event
 
