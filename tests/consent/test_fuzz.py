@@ -92,6 +92,7 @@ from consent.merkle import leaf_hash, tree_root
 from consent.note import Note
 from consent.sealed import commitment_of
 from consent.tiles import WIDTH, bundle_path, format_bundle, parse_bundle, subtree_rows, tile_path
+from consent.witnessing import Submission
 from models.exchange import (
     Delivery,
     ReadyRequest,
@@ -103,7 +104,6 @@ from models.exchange import (
 from models.plan import Plan, PlanError, SignedPlan
 from participant.config import ConfigError
 from participant.config import load as load_config
-from participant.witnessing import Submission
 from privacy import (
     EventKind,
     GaussianRelease,
