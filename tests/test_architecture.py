@@ -31,6 +31,7 @@ ROOMS = {
     "dp_accounting": {"privacy.composition"},
     "scipy": {
         "privacy.accounting",
+        "privacy.audit",
         "privacy.composition",
         "models.evaluation",
         "models.recommendation",
