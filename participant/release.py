@@ -202,11 +202,14 @@ def _fresh(
     )
     for _ in range(_VIEWS):
         values = _train(node, plan, request, view)
-        masked = b"" if values is None else _mask(node, plan, query, session, values)
+        noised = None if values is None else values + _noise(plan, query, session)
         # Nobody withdraws inside a log transaction: what it finds still holds when it commits,
-        # and so the entry of every later withdrawal comes after the entry of this release.
+        # and so the entry of every later withdrawal comes after the entry of this release. Only
+        # here is anything masked: the masks of an attempt are good for one answer.
         with node.log.transaction():
-            if masked and node.gate.is_current(view.permit, at=node.clock()):
+            if noised is not None and node.gate.is_current(view.permit, at=node.clock()):
+                most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
+                masked = node.party.mask(session, noised, max_abs=most)
                 stored = _ENTRIES.pack(view.permit.index, charge) + masked
                 node.ledger.commit(key, stored)
                 return stored, _record_sent(node, key, view.permit.permit_id, masked, query.name)
@@ -245,16 +248,12 @@ def _record_sent(node: Node, key: ReleaseKey, permit_id: str, masked: bytes, kin
     )
 
 
-def _mask(
-    node: Node, plan: Plan, query: Query, session: Session, values: NDArray[np.int64]
-) -> bytes:
+def _noise(plan: Plan, query: Query, session: Session) -> NDArray[np.int64]:
     total = query.total_noise_std
     share = share_std(total, cohort=len(session.cohort), colluders=plan.colluders)
-    noise = discrete_gaussian(
+    return discrete_gaussian(
         query.noise_std(fraction=share / total), query.dimension, source=NoiseSource()
     )
-    most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
-    return node.party.mask(session, values + noise, max_abs=most)
 
 
 def _rehearse(node: Node, plan: Plan, request: RoundRequest) -> None:

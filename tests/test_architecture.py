@@ -56,14 +56,15 @@ ROOMS = {
         "consent.serving",
         "participant.service",
         "participant.subject_api",
+        "participant.withdrawal_api",
     },
-    "httpx": {"consent.witnessing"},
-    "pydantic": {"participant.subject_api"},
+    "httpx": {"consent.witnessing", "participant.propagating"},
+    "pydantic": {"participant.subject_api", "participant.withdrawal_api"},
     "starlette": {"consent.problems", "consent.serving"},
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
+    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer", "tillpact.spreading"},
     "packaging": {"tillpact.doctor"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}
