@@ -473,8 +473,7 @@ class Node:
             raise ValueError("a handle must be one word; nothing was kept")
         with self.log.transaction():
             waiting = self.handles.learn(sender, handle, self.register.subject_ref(subject_id))
-            if waiting:
-                self.withdrawals.withdraw(subject_id, waiting, at=self.clock())
+            self.withdrawals.follow(subject_id, waiting, told_by=sender, at=self.clock())
 
     def lineage(self, subject_id: str) -> PersonLineage:
         """Tell which runs, rounds and models used a person; it stays at home."""

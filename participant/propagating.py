@@ -7,6 +7,7 @@ same answer to the same notice. Neither side logs who it is about.
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import logging
@@ -93,27 +94,30 @@ class Courier:
         self._timeout_s = timeout_s
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._not_before: dict[str, int] = {}
 
     def deliver(self) -> Trip:
         """Send what is due, keep what was acknowledged, and raise the alarms.
 
-        A recipient that cannot be reached is left alone for the rest of the trip.
+        A recipient that cannot be reached is left alone for the pause of the notice that found
+        this out, so that a long absence does not fill the log with attempts.
 
         Raises:
             LogError: The log cannot be read or written.
         """
         node, acked, failed = self._node, 0, 0
-        unreachable: set[str] = set()
-        for delivery in node.outbox.due(at=node.clock()):
-            if self._stopping.is_set():
-                break
-            if delivery.recipient not in unreachable:
-                if self._try(delivery, unreachable):
-                    acked += 1
-                else:
-                    failed += 1
+        with contextlib.ExitStack() as stack:
+            clients: dict[str, httpx.Client] = {}
+            for delivery in node.outbox.due(at=node.clock()):
+                if self._stopping.is_set():
+                    break
+                if node.clock() >= self._not_before.get(delivery.recipient, 0):
+                    is_acked = self._try(delivery, clients, stack)
+                    acked, failed = acked + is_acked, failed + (not is_acked)
         limit_ms = node.config.spreading.propagation.limit_ms
-        raised = node.outbox.alarm(at=node.clock(), limit_ms=limit_ms)
+        # Looked for first, because an alarm needs a transaction and most trips raise none.
+        is_late = bool(node.overdue_notices())
+        raised = node.outbox.alarm(at=node.clock(), limit_ms=limit_ms) if is_late else []
         for late in raised:
             _log.error("%s has not acknowledged the notice %s", late.recipient, late.notice_id)
         return Trip(acked=acked, failed=failed, raised=tuple(raised))
@@ -147,22 +151,31 @@ class Courier:
                 _log.error("the courier failed with %s and goes on", type(error).__name__)
             self._stopping.wait(pause_s)
 
-    def _try(self, delivery: Delivery, unreachable: set[str]) -> bool:
+    def _try(
+        self,
+        delivery: Delivery,
+        clients: dict[str, httpx.Client],
+        stack: contextlib.ExitStack,
+    ) -> bool:
         """Try one notice, and tell whether it was acknowledged."""
-        node, answer = self._node, None
+        node, answer, is_reached = self._node, None, True
         known = node.config.spreading.recipients.get(delivery.recipient)
         try:
             if known is None or known.handle is HandleMode.NONE:
                 raise NoticeError("the recipient is not configured any more")
-            answer = self._post(known, delivery)
+            if delivery.recipient not in clients:
+                clients[delivery.recipient] = stack.enter_context(self._client(known))
+            answer = self._post(clients[delivery.recipient], known, delivery)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            unreachable.add(delivery.recipient)
+            is_reached = False
             _log.warning("%s cannot be reached: %s", delivery.recipient, type(error).__name__)
         except NoticeError as error:
             _log.warning("%s did not acknowledge: %s", delivery.recipient, error)
         outcome = Outcome.FAILED if answer is None else Outcome.DELIVERED
         with node.log.transaction():
-            node.outbox.record_attempt(delivery.notice_id, outcome, at=node.clock())
+            later = node.outbox.record_attempt(delivery.notice_id, outcome, at=node.clock())
+            if not is_reached:
+                self._not_before[delivery.recipient] = later
             if answer is None:
                 return False
             try:
@@ -172,21 +185,23 @@ class Courier:
                 return False
         return True
 
-    def _post(self, recipient: RecipientSettings, delivery: Delivery) -> SignedMessage:
+    def _client(self, recipient: RecipientSettings) -> httpx.Client:
         verify: ssl.SSLContext | bool = True
         if recipient.authorities is not None:
             verify = ssl.create_default_context(cafile=recipient.authorities)
-        until_s = time.monotonic() + _LONGEST_S
         # No proxy of the environment may see or change what two nodes say to each other.
-        with (
-            httpx.Client(timeout=self._timeout_s, trust_env=False, verify=verify) as client,
-            client.stream(
-                "POST",
-                recipient.url.rstrip("/") + NOTIFY_PATH,
-                json=format_signed(delivery.signed),
-                headers={"Idempotency-Key": delivery.notice_id},
-            ) as response,
-        ):
+        return httpx.Client(timeout=self._timeout_s, trust_env=False, verify=verify)
+
+    def _post(
+        self, client: httpx.Client, recipient: RecipientSettings, delivery: Delivery
+    ) -> SignedMessage:
+        until_s = time.monotonic() + _LONGEST_S
+        with client.stream(
+            "POST",
+            recipient.url.rstrip("/") + NOTIFY_PATH,
+            json=format_signed(delivery.signed),
+            headers={"Idempotency-Key": delivery.notice_id},
+        ) as response:
             data = b""
             for chunk in response.iter_bytes():
                 data += chunk
@@ -282,8 +297,8 @@ class Inbox:
                 ref = node.handles.whose(notice.sender, handle)
                 if ref is None:
                     node.handles.wait(notice.sender, handle, notice.purposes)
-                elif notice.purposes:
-                    self._withdrawals.withdraw(ref, notice.purposes, at=at)
+                else:
+                    self._withdrawals.follow(ref, notice.purposes, told_by=notice.sender, at=at)
         return at
 
 

@@ -7,6 +7,7 @@ told. Whoever takes consent back goes through here and not to the register.
 from collections.abc import Callable, Collection, Iterable
 
 from consent import Log, Outbox, Purpose, Register
+from consent.fold import SAID_NO
 from participant.shared_handles import SharedHandles
 from participant.versions import Versions
 
@@ -71,6 +72,24 @@ class Withdrawals:
             self.spread(index, subject_id, taken, at=at)
         return index
 
+    def follow(
+        self, subject_id: str, purposes: Iterable[Purpose], *, told_by: str, at: int
+    ) -> None:
+        """Withdraw what another brand says was withdrawn there, and tell it on, but not back.
+
+        What the person took back or refused here before is not recorded again: two brands that
+        tell each other would never come to an end.
+
+        Raises:
+            LogError: The log cannot be written; nothing was withdrawn.
+        """
+        with self._log.transaction():
+            known = self._register.state(subject_id)
+            new = {p for p in purposes if p not in known or known[p].status not in SAID_NO}
+            if new:
+                index = self._register.withdraw(subject_id, new, at=at)
+                self.spread(index, subject_id, new, at=at, but=told_by)
+
     def erase(self, subject_id: str, *, at: int) -> int:
         """Destroy what is held about a person, after everybody who got it will be told.
 
@@ -89,7 +108,13 @@ class Withdrawals:
         return self._register.erase(subject_id, at=at)
 
     def spread(
-        self, index: int, subject_id: str, purposes: Collection[Purpose] | None, *, at: int
+        self,
+        index: int,
+        subject_id: str,
+        purposes: Collection[Purpose] | None,
+        *,
+        at: int,
+        but: str = "",
     ) -> None:
         """Tell on what an entry of the log took back; for a caller who wrote that entry itself.
 
@@ -100,12 +125,14 @@ class Withdrawals:
             subject_id: Whose it is.
             purposes: What was taken back; None for everything.
             at: Epoch milliseconds.
+            but: A recipient that knows already; empty for none.
 
         Raises:
             LogError: The log cannot be written.
         """
         taken = self._with_dependents(frozenset(Purpose if purposes is None else purposes))
         known = self._handles.of(self._register.subject_ref(subject_id))
+        known.pop(but, None)
         self._outbox.enqueue(
             index,
             taken,
