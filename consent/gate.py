@@ -7,7 +7,7 @@ unknown, unreadable or expired is refused, and the refusal is an event as well.
 import hashlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -292,15 +292,50 @@ class Gate:
 
     def uses_of(self, subject_id: str) -> list[Permit]:
         """Return every permit that included a person, oldest first."""
-        rows = self._register.rows_of(subject_id)
-        with self._log.reading() as connection:
-            permits = connection.execute("SELECT permit, members FROM permit_members ORDER BY idx")
-            used = [
-                str(permit)
-                for permit, members in permits
-                if any(_holds(members, row) for row in rows)
-            ]
+        used = self.including(self._register.rows_of(subject_id))
         return [self._find(permit) for permit in used]
+
+    def including(self, rows: Sequence[int], permits: Collection[str] | None = None) -> list[str]:
+        """Return the ids of the permits that included any of some rows of the register.
+
+        Args:
+            rows: A person's rows, as `Register.rows_of` gives them.
+            permits: Only these permits are looked at; None looks at all, oldest first.
+        """
+        with self._log.reading() as connection:
+            found = (
+                connection.execute("SELECT permit, members FROM permit_members ORDER BY idx")
+                if permits is None
+                else (
+                    row
+                    for permit in sorted(permits)
+                    for row in connection.execute(
+                        "SELECT permit, members FROM permit_members WHERE permit = ?", (permit,)
+                    )
+                )
+            )
+            return [
+                str(permit) for permit, members in found if any(_holds(members, r) for r in rows)
+            ]
+
+    def is_unchanged(self, permits: Collection[str], purpose: Purpose, *, at: int) -> bool:
+        """Tell whether everybody whom some permits included is still permitted.
+
+        Raises:
+            Refused: The state is too old and cannot be renewed, a permit is unknown, or the
+                clock went back.
+        """
+        for permit in permits:
+            with self._log.reading() as connection:
+                row = connection.execute(
+                    "SELECT members FROM permit_members WHERE permit = ?", (permit,)
+                ).fetchone()
+            if row is None:
+                raise Refused("the permit is not the one in the log of this node")
+            rows = np.flatnonzero(np.unpackbits(np.frombuffer(row[0], np.uint8)))
+            if not self._watch.permitted(rows, purpose, at=at).all():
+                return False
+        return True
 
     def _issue(
         self, purpose: Purpose, subject_ids: Sequence[str], *, use: Use, at: int

@@ -17,6 +17,7 @@ from consent.event import LogError
 from consent.identity import Identity, PublicIdentity
 from consent.log import Log
 from consent.purpose import Purpose
+from consent.reader import Database
 from consent.topic import Topic
 from consent.withdrawal import (
     ACK,
@@ -148,7 +149,7 @@ class Outbox:
         withdrawal: int,
         purposes: Iterable[Purpose],
         *,
-        handles: Mapping[str, str],
+        handles: Mapping[str, str | None],
         at: int,
     ) -> list[str]:
         """Queue a notice to every concerned recipient, in the commit of the caller.
@@ -160,7 +161,8 @@ class Outbox:
             withdrawal: Entry of the log that holds the withdrawal; it is not told to anybody.
             purposes: What was withdrawn.
             handles: How each concerned recipient knows the person, by recipient; empty text for
-                one that holds nothing about a single person. None may be left out.
+                one that holds nothing about a single person and is told all the same, None for
+                one that is not told. No recipient may be left out.
             at: Epoch milliseconds.
 
         Returns:
@@ -178,8 +180,11 @@ class Outbox:
         with self._log.transaction() as transaction:
             if not 0 <= withdrawal < transaction.head[0].size:
                 raise LogError(f"entry {withdrawal} is not in the log; no notice was queued")
+            told = [(name, handles[name]) for name in names]
             return [
-                self._queue(withdrawal, name, taken, handle=handles[name], at=at) for name in names
+                self._queue(withdrawal, name, taken, handle=handle, at=at)
+                for name, handle in told
+                if handle is not None
             ]
 
     def due(self, *, at: int) -> list[Delivery]:
@@ -257,16 +262,7 @@ class Outbox:
 
     def overdue(self, *, at: int, limit_ms: int) -> list[Overdue]:
         """Return what was not acknowledged within a limit, the longest waiting first."""
-        with self._log.reading() as connection:
-            rows = connection.execute(
-                "SELECT notice, recipient, queued_at, attempts FROM outbox"
-                " WHERE acked_at IS NULL AND queued_at <= ? ORDER BY queued_at, notice",
-                (at - limit_ms,),
-            ).fetchall()
-        return [
-            Overdue(notice_id=notice, recipient=recipient, queued_at=queued, attempts=attempts)
-            for notice, recipient, queued, attempts in rows
-        ]
+        return overdue_in(self._log, at=at, limit_ms=limit_ms)
 
     def alarm(self, *, at: int, limit_ms: int) -> list[Overdue]:
         """Write one event for each notice that became overdue, and return these."""
@@ -344,6 +340,24 @@ class Outbox:
             # The sealed withdrawal beside it shows its minute only, so neither does this.
             self._topic.append(_event(QUEUED, notice.notice_id, name, at=at - at % _MINUTE_MS))
             return notice.notice_id
+
+
+def overdue_in(database: Database, *, at: int, limit_ms: int) -> list[Overdue]:
+    """Return the same of an outbox that another process may be writing.
+
+    Raises:
+        LogError: The database cannot be read.
+    """
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT notice, recipient, queued_at, attempts FROM outbox"
+            " WHERE acked_at IS NULL AND queued_at <= ? ORDER BY queued_at, notice",
+            (at - limit_ms,),
+        ).fetchall()
+    return [
+        Overdue(notice_id=notice, recipient=recipient, queued_at=queued, attempts=attempts)
+        for notice, recipient, queued, attempts in rows
+    ]
 
 
 def _event(kind: str, notice_id: str, recipient: str, *, at: int) -> dict[str, JsonValue]:

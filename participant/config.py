@@ -6,10 +6,11 @@ Unknown keys are errors. Secrets are never in the file; they are made in `folder
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from consent import Profile, Purpose
+from participant.partners import SPREADING_KEYS, Spreading, format_spreading, parse_spreading
 from privacy import Budget
 
 REQUIRED_COLUMNS = ("customer", "invoice", "item", "quantity", "price", "time")
@@ -38,6 +39,8 @@ class ParticipantConfig:
         budgets: Most that one data subject may lose for each purpose, for good. Trusted:
             whoever can raise it can spend more.
         cohort_floor: Fewest brands this node sums with; at least 3.
+        spreading: Whom a withdrawal reaches, and how: the tables `recipients`, `senders`,
+            `propagation` and `remedy`, and the key `on_withdraw`.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ParticipantConfig:
     profile: Profile
     budgets: Mapping[Purpose, Budget]
     cohort_floor: int
+    spreading: Spreading = field(default_factory=Spreading)
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -89,6 +93,7 @@ def format_config(config: ParticipantConfig) -> str:
     lines += [
         f"profile = {_quoted(config.profile.value)}",
         f"cohort_floor = {config.cohort_floor}",
+        format_spreading(config.spreading)[0],
         "",
         "[columns]",
         *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
@@ -96,6 +101,7 @@ def format_config(config: ParticipantConfig) -> str:
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
         lines += [f"epsilon = {budget.epsilon!r}", f"delta = {budget.delta!r}"]
+    lines += format_spreading(config.spreading)[1]
     return "\n".join(lines) + "\n"
 
 
@@ -104,11 +110,15 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         "the file",
         set(document),
         required={"name", "folder", "transactions", "products", "columns", "budgets"},
-        optional={"profile", "cohort_floor"},
+        optional={"profile", "cohort_floor", *SPREADING_KEYS},
     )
     cohort_floor = document.get("cohort_floor", 3)
     if type(cohort_floor) is not int:  # In Python `true` would be one.
         raise ConfigError(f"cohort_floor must be an integer, got {cohort_floor!r}")
+    try:
+        spreading = parse_spreading(document, folder=folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     columns = _table(document["columns"], "columns")
     budgets = _table(document["budgets"], "budgets")
     return ParticipantConfig(
@@ -120,6 +130,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         profile=_profile(document.get("profile", Profile.EU_GDPR.value)),
         budgets={_purpose(name): _budget(name, value) for name, value in budgets.items()},
         cohort_floor=cohort_floor,
+        spreading=spreading,
     )
 
 

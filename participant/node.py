@@ -7,12 +7,9 @@ was put back from an older copy. Data is read only when somebody asks for rows.
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from consent import (
     Access,
@@ -23,8 +20,11 @@ from consent import (
     JsonValue,
     Log,
     LogError,
+    Outbox,
+    Overdue,
     PublicIdentity,
     Purpose,
+    Recipient,
     Register,
     Rulebook,
     TrustPolicy,
@@ -38,9 +38,13 @@ from consent.cedar import CedarEngine
 from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
-from models.sums import format_parameters
+from models.sums import Parameters, format_parameters
 from participant.config import ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
+from participant.partners import HandleMode
+from participant.shared_handles import SharedHandles
+from participant.versions import PersonLineage, Versions
+from participant.withdrawals import Withdrawals
 from privacy import (
     AgreementKey,
     Budget,
@@ -83,6 +87,10 @@ class Node:
         assessments: Impact assessments, without which the gate opens no purpose that needs one.
         gate: The only way to rows.
         ledger: What each purpose has spent.
+        versions: The models it keeps, who is in them, and until when they may be used.
+        handles: Under which random names other brands know a person.
+        outbox: The notices of withdrawal that wait for their recipients.
+        withdrawals: The door for everything that a person takes back.
     """
 
     def __init__(self, config: ParticipantConfig, *, clock: Clock, log: Log) -> None:
@@ -108,6 +116,27 @@ class Node:
             checks=(self.assessments,),
         )
         self.ledger = Ledger.open(folder / "ledger.sqlite", _budgets(config))
+        spreading = config.spreading
+        self.versions = Versions(
+            log, self.gate, folder=folder / "models", clocks=spreading.remedy.clocks
+        )
+        self.handles = SharedHandles(log)
+        self.outbox = Outbox(
+            log,
+            self.identity,
+            [
+                Recipient(identity=one.identity, purposes=one.purposes)
+                for one in spreading.recipients.values()
+            ],
+            backoff=spreading.propagation.backoff,
+        )
+        self.withdrawals = Withdrawals(
+            log,
+            self.register,
+            outbox=self.outbox,
+            handles=self.handles,
+            versions=self.versions,
+        )
         self._agreement = AgreementKey.load(folder / "agreement.key")
         self._party: Party | None = None
         self._coordinator: PublicIdentity | None = None
@@ -381,12 +410,106 @@ class Node:
         """Append an open event to the audit log, at this moment; return its entry's index."""
         return self.log.append({"type": event, "v": 1, "at": self.clock(), **fields})
 
-    def save_model(self, plan_digest: str, parameters: Mapping[str, NDArray[np.float64]]) -> Path:
-        """Keep a received model as `models/<plan>.npz`."""
-        folder = self.config.folder / "models"
-        name = f"{plan_digest}.npz"
-        replace_files(folder, {name: format_parameters(parameters)})
-        return folder / name
+    def withdraw(self, subject_id: str, purposes: Iterable[Purpose] | None = None) -> int:
+        """Take a person's consent back, tell whoever got something, and start the clocks.
+
+        Args:
+            subject_id: The brand's own id of the person.
+            purposes: Some purposes; None for everything.
+
+        Returns:
+            The log's entry.
+
+        Raises:
+            LogError: The log cannot be written; nothing was withdrawn and nobody is told.
+        """
+        with self.log.transaction():
+            return self.withdrawals.withdraw(subject_id, purposes, at=self.clock())
+
+    def object(self, subject_id: str, purposes: Iterable[Purpose] | None = None) -> int:
+        """Record a person's objection in the same way."""
+        with self.log.transaction():
+            return self.withdrawals.object(subject_id, purposes, at=self.clock())
+
+    def restrict(self, subject_id: str, purposes: Iterable[Purpose] | None = None) -> int:
+        """Record in the same way that processing is restricted."""
+        with self.log.transaction():
+            return self.withdrawals.restrict(subject_id, purposes, at=self.clock())
+
+    def erase(self, subject_id: str) -> int:
+        """Destroy what is held about a person, after queueing the notices to whoever got it.
+
+        Raises:
+            LogError: The log cannot be written; erase again.
+        """
+        return self.withdrawals.erase(subject_id, at=self.clock())
+
+    def share_handle(self, recipient: str, subject_id: str) -> str:
+        """Return the random name to use for a person when their data goes to a recipient.
+
+        Raises:
+            NodeError: No such recipient is configured, or it gets nothing about single people.
+            LogError: The log's database cannot be written.
+        """
+        known = self.config.spreading.recipients.get(recipient)
+        if known is None or known.handle is not HandleMode.SHARED:
+            raise NodeError(
+                f"{recipient} is no recipient of {self.name} that knows single people; "
+                "no handle was given"
+            )
+        return self.handles.give(recipient, self.register.subject_ref(subject_id))
+
+    def learn_handle(self, sender: str, handle: str, subject_id: str) -> None:
+        """Keep whom a sender means by a handle; what was withdrawn under it counts at once.
+
+        Raises:
+            NodeError: No such sender is configured.
+            ValueError: The handle is somebody else's, or no handle; nothing was kept.
+            LogError: The log cannot be written; nothing was kept.
+        """
+        if sender not in self.config.spreading.senders:
+            raise NodeError(f"{sender} is no sender that {self.name} listens to; nothing was kept")
+        if not handle or " " in handle:
+            raise ValueError("a handle must be one word; nothing was kept")
+        with self.log.transaction():
+            waiting = self.handles.learn(sender, handle, self.register.subject_ref(subject_id))
+            self.withdrawals.follow(subject_id, waiting, told_by=sender, at=self.clock())
+
+    def lineage(self, subject_id: str) -> PersonLineage:
+        """Tell which runs, rounds and models used a person; it stays at home."""
+        return self.versions.lineage(self.register, subject_id, at=self.clock())
+
+    def overdue_notices(self) -> list[Overdue]:
+        """Return the notices that no recipient acknowledged in time, the oldest first."""
+        limit_ms = self.config.spreading.propagation.limit_ms
+        return self.outbox.overdue(at=self.clock(), limit_ms=limit_ms)
+
+    def save_model(self, plan_digest: str, parameters: Parameters) -> Path:
+        """Keep the model of an approved plan as `models/<plan>.npz`, and log what is in it.
+
+        Raises:
+            PlanError: The node signed no such plan.
+            ModelOutOfUse: Another model of this plan was kept before.
+        """
+        purpose = self.approved(plan_digest).plan.purpose
+        data = format_parameters(parameters)
+        return self.versions.save(plan_digest, purpose, data, at=self.clock())
+
+    def model(self, version: str) -> Parameters:
+        """Hand out a model that may still be used.
+
+        Raises:
+            ModelOutOfUse: It is not one of this node, or must not be used any more.
+        """
+        return self.versions.load(version, at=self.clock())
+
+    def retire_model(self, version: str, *, replaced_by: str = "") -> int:
+        """Take a model out of use, for good, and stop its clocks.
+
+        Raises:
+            ModelOutOfUse: This step may not be taken; nothing was changed.
+        """
+        return self.versions.retire(version, replaced_by=replaced_by, at=self.clock())
 
     def publish(self) -> Path:
         """Write the audit log's offline copy, up to the newest note.

@@ -8,6 +8,7 @@ run, and the run has the plan's digest for a name.
 import dataclasses
 import hashlib
 import struct
+from collections.abc import Callable
 from typing import Literal, cast
 
 import numpy as np
@@ -27,13 +28,16 @@ from models.exchange import (
 )
 from models.plan import Plan, PlanError, SignedPlan
 from models.recommendation import ItemGram, ItemRows
-from models.sums import Query
+from models.sums import Parameters, Query
 from participant.features import FEATURES
 from participant.node import Node
+from participant.partners import OnWithdraw
+from participant.versions import ModelOutOfUse
 from privacy import NoiseSource, ReleaseKey, Session, SumRefused, discrete_gaussian, share_std
 
 # A stored answer is the log's entries of its permit and its charge, then the masked bytes.
 _ENTRIES = struct.Struct(">QQ")
+BATCH = 4096  # Customers between two questions to the gate.
 _VIEWS = 3  # How often a round is begun again because somebody withdrew meanwhile.
 
 
@@ -81,19 +85,11 @@ def answer(node: Node, request: RoundRequest) -> Reply:
     key = ReleaseKey(run=plan.digest, round=request.round, attempt=request.attempt)
     stored = _stored(node, key, request)
     if stored is None:
-        stored = _fresh(node, plan, request, session=session, key=key)
+        stored, release = _fresh(node, plan, request, session=session, key=key)
+    else:
+        release = _again(node, plan, key, stored, kind=query.name)
     permit, charge = _ENTRIES.unpack_from(stored)
     masked = stored[_ENTRIES.size :]
-    release = node.record(
-        "release.sent",
-        permit=str(node.log.entry(permit).value["permit"]),
-        run=plan.digest,
-        round=request.round,
-        attempt=request.attempt,
-        kind=query.name,
-        size_bytes=len(masked),
-        sha256=hashlib.sha256(masked).hexdigest(),
-    )
     signature = node.identity.sign(CONTRIBUTION_CONTEXT, Reply.signed_bytes(request.digest, masked))
     return dataclasses.replace(
         _reply(node, request.witnessed, evidence=(permit, charge, release)),
@@ -115,7 +111,10 @@ def receive(node: Node, delivery: Delivery) -> Reply:
     if not all(np.isfinite(array).all() for array in delivery.parameters.values()):
         raise PlanError(f"the model of plan {plan.name!r} is not finite; nothing was kept")
     _accept_witnessed(node, delivery.witnessed)
-    path = node.save_model(plan.digest, delivery.parameters)
+    try:
+        path = node.save_model(plan.digest, delivery.parameters)
+    except ModelOutOfUse as error:
+        raise PlanError(f"plan {plan.name!r} makes one model: {error}") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     node.record("model.received", run=plan.digest, sha256=digest)
     return _reply(node, delivery.witnessed)
@@ -179,8 +178,12 @@ def _stored(node: Node, key: ReleaseKey, request: RoundRequest) -> bytes | None:
 
 def _fresh(
     node: Node, plan: Plan, request: RoundRequest, *, session: Session, key: ReleaseKey
-) -> bytes:
-    """Authorise, charge, train, noise, mask, and store; what is stored may be sent."""
+) -> tuple[bytes, int]:
+    """Authorise, charge, train, noise, mask, and store; what is stored may be sent.
+
+    Returns:
+        What was stored, and the entry of the log that says that it leaves.
+    """
     _rehearse(node, plan, request)
     query = plan.queries[request.round - 1]
     use = Use(
@@ -199,21 +202,58 @@ def _fresh(
     )
     for _ in range(_VIEWS):
         values = _train(node, plan, request, view)
-        if node.gate.is_current(view.permit, at=node.clock()):
-            break
+        noised = None if values is None else values + _noise(plan, query, session)
+        # Nobody withdraws inside a log transaction: what it finds still holds when it commits,
+        # and so the entry of every later withdrawal comes after the entry of this release. Only
+        # here is anything masked: the masks of an attempt are good for one answer.
+        with node.log.transaction():
+            if noised is not None and node.gate.is_current(view.permit, at=node.clock()):
+                most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
+                masked = node.party.mask(session, noised, max_abs=most)
+                stored = _ENTRIES.pack(view.permit.index, charge) + masked
+                node.ledger.commit(key, stored)
+                return stored, _record_sent(node, key, view.permit.permit_id, masked, query.name)
+        if node.config.spreading.on_withdraw is OnWithdraw.DISCARD_ROUND:
+            node.record("round.discarded", run=key.run, round=key.round, attempt=key.attempt)
+            raise Refused("who may be used changed while the round ran; nothing was sent")
         view = node.gate.open(plan.purpose, node.table.subjects, use=use, at=node.clock())
-    else:
-        raise Refused("people kept withdrawing while the round ran; nothing was sent")
+    raise Refused("people kept withdrawing while the round ran; nothing was sent")
+
+
+def _again(node: Node, plan: Plan, key: ReleaseKey, stored: bytes, *, kind: str) -> int:
+    """Let a stored answer leave: for the first time only if it is still permitted.
+
+    A node that was stopped between storing and sending may have heard of a withdrawal since. A
+    second answer under the same masks would betray both, so there is none.
+    """
+    index, _ = _ENTRIES.unpack_from(stored)
+    permit_id = str(node.log.entry(index).value["permit"])
+    with node.log.transaction():
+        was_sent = node.versions.was_sent(key.run, round=key.round, attempt=key.attempt)
+        if not was_sent and not node.gate.is_unchanged([permit_id], plan.purpose, at=node.clock()):
+            raise Refused("who may be used changed before the answer was sent; nothing was sent")
+        return _record_sent(node, key, permit_id, stored[_ENTRIES.size :], kind)
+
+
+def _record_sent(node: Node, key: ReleaseKey, permit_id: str, masked: bytes, kind: str) -> int:
+    return node.versions.record_sent(
+        at=node.clock(),
+        permit=permit_id,
+        run=key.run,
+        round=key.round,
+        attempt=key.attempt,
+        kind=kind,
+        size_bytes=len(masked),
+        sha256=hashlib.sha256(masked).hexdigest(),
+    )
+
+
+def _noise(plan: Plan, query: Query, session: Session) -> NDArray[np.int64]:
     total = query.total_noise_std
     share = share_std(total, cohort=len(session.cohort), colluders=plan.colluders)
-    noise = discrete_gaussian(
+    return discrete_gaussian(
         query.noise_std(fraction=share / total), query.dimension, source=NoiseSource()
     )
-    most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
-    masked = node.party.mask(session, values + noise, max_abs=most)
-    stored = _ENTRIES.pack(view.permit.index, charge) + masked
-    node.ledger.commit(key, stored)
-    return stored
 
 
 def _rehearse(node: Node, plan: Plan, request: RoundRequest) -> None:
@@ -236,19 +276,74 @@ def _rehearse(node: Node, plan: Plan, request: RoundRequest) -> None:
         raise PlanError(f"{error}; no data was opened") from error
 
 
-def _train(node: Node, plan: Plan, request: RoundRequest, view: PermittedView) -> NDArray[np.int64]:
+def _train(
+    node: Node, plan: Plan, request: RoundRequest, view: PermittedView
+) -> NDArray[np.int64] | None:
+    """Sum over the people of a view, batch by batch.
+
+    The gate is asked anew before each batch. A sum over customers is the sum of its batches to
+    the last digit, because each customer's part is rounded to integers first.
+
+    Returns:
+        The sum, or None as soon as somebody in the view may no longer be used.
+    """
     step, announced = request.round - 1, request.announced
+    people = np.flatnonzero(view.mask)
+    total = np.zeros(plan.queries[step].dimension, dtype=np.int64)
+    answer_for = _answering(node, plan, view, step=step, announced=announced)
+    for first in range(0, people.size, BATCH):
+        batch = people[first : first + BATCH]
+        if not node.gate.batch(view, batch, at=node.clock()).all():
+            return None
+        total += answer_for(first, batch)
+    return total
+
+
+def _answering(
+    node: Node, plan: Plan, view: PermittedView, *, step: int, announced: Parameters
+) -> Callable[[int, NDArray[np.int64]], NDArray[np.int64]]:
+    """Prepare the rows of a view; what comes back answers for one batch of its people."""
     match plan.recipe:
         case ChurnLogistic() as churn:
-            snapshots = node.table.churn_rows(
+            rows = node.table.churn_rows(
                 view, snapshot_days=churn.snapshot_days, horizon_days=churn.horizon_days
             )
-            return churn.answer(step, announced, snapshots)
+
+            def churn_batch(_first: int, people: NDArray[np.int64]) -> NDArray[np.int64]:
+                low, high = np.searchsorted(rows.customer, [people[0], people[-1] + 1])
+                part = slice(int(low), int(high))
+                return churn.answer(
+                    step,
+                    announced,
+                    ChurnRows(
+                        customer=rows.customer[part],
+                        features=rows.features[part],
+                        day=rows.day[part],
+                        churned=rows.churned[part],
+                    ),
+                )
+
+            return churn_batch
         case ItemGram() as items:
             histories = node.table.item_rows(
                 view, before_day=items.as_of_day, half_life_days=items.half_life_days
             )
-            return items.answer(step, announced, histories)
+
+            def item_batch(first: int, people: NDArray[np.int64]) -> NDArray[np.int64]:
+                start = histories.start[first : first + people.size + 1]
+                part = slice(int(start[0]), int(start[-1]))
+                return items.answer(
+                    step,
+                    announced,
+                    ItemRows(
+                        start=start - start[0],
+                        item=histories.item[part],
+                        weight=histories.weight[part],
+                        n_items=histories.n_items,
+                    ),
+                )
+
+            return item_batch
 
 
 def _accept_witnessed(node: Node, witnessed: Witnessed) -> None:

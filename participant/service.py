@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from consent import TrustPolicy, Witness, log_api
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
-from participant import subject_api
+from participant import subject_api, withdrawal_api
 from participant.handle import Handles, Limiter
 from participant.node import Node
+from participant.propagating import Courier, Inbox
 from participant.subject import SubjectDesk
 
 
@@ -36,16 +37,21 @@ class ServiceSettings:
 def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     """Return the application of one open node; closing the node is the caller's.
 
+    While it is served, a thread sends the notices of withdrawal that are due.
+
     Raises:
         NodeError: The key of the handles cannot be used.
         LogError: The log or the memory of the witness cannot be used.
     """
     settings = settings or ServiceSettings()
+    courier = Courier(node)
     witness = Witness(node.config.folder / "witness.sqlite", node.identity)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        courier.start()
         yield
+        courier.stop()
         witness.close()
 
     app = FastAPI(
@@ -61,7 +67,9 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     app.state.handles = Handles.of(node)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
     app.state.log_desk = LogDesk(node.log, witness, peers=settings.peers, clock=node.clock)
+    app.state.inbox = Inbox(node)
     app.include_router(subject_api.router)
+    app.include_router(withdrawal_api.router)
     app.include_router(log_api.router)
     harden(app, largest_body_bytes=settings.largest_body_bytes)
     return app

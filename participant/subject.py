@@ -100,6 +100,7 @@ class SubjectDesk:
             pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
             profile=node.register.ladder,
         )
+        self._withdrawals = node.withdrawals.known_by(self._register)
         with node.log.transaction() as transaction:
             transaction.connection.execute(_TABLE)
             transaction.connection.execute(_INDEX)
@@ -139,6 +140,8 @@ class SubjectDesk:
                 separate=separate,
             )
             (made,) = self._register.record_many([choice], at=at)
+            if refused:
+                self._withdrawals.spread(made.index, act.ref, refused, at=at)
             return {
                 "record": made.record_id,
                 "log_index": made.index,
@@ -150,11 +153,11 @@ class SubjectDesk:
 
     def withdraw(self, act: Act, purposes: frozenset[Purpose] | None) -> dict[str, JsonValue]:
         """Take consent back for some purposes, or for everything."""
-        return self._about(act, self._register.withdraw, purposes)
+        return self._about(act, self._withdrawals.withdraw, purposes)
 
     def object(self, act: Act, purposes: frozenset[Purpose] | None) -> dict[str, JsonValue]:
         """Set an objection, for some purposes or for all."""
-        return self._about(act, self._register.set_objection, purposes)
+        return self._about(act, self._withdrawals.object, purposes)
 
     def clear_objection(
         self, act: Act, purposes: frozenset[Purpose] | None
@@ -164,7 +167,7 @@ class SubjectDesk:
 
     def restrict(self, act: Act, purposes: frozenset[Purpose] | None) -> dict[str, JsonValue]:
         """Restrict processing, for some purposes or for all."""
-        return self._about(act, self._register.set_restriction, purposes)
+        return self._about(act, self._withdrawals.restrict, purposes)
 
     def clear_restriction(
         self, act: Act, purposes: frozenset[Purpose] | None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import auditing, officer
+from tillpact import auditing, officer, spreading
 from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
 
 if TYPE_CHECKING:
@@ -40,12 +40,19 @@ evidence_app.command("build")(officer.evidence_build)
 evidence_app.command("verify")(officer.evidence_verify)
 consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True)
 app.add_typer(consent_app, name="consent")
+consent_app.command("deliver")(spreading.consent_deliver)
+consent_app.command("overdue")(spreading.consent_overdue)
+consent_app.command("lineage")(spreading.consent_lineage)
 receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
 consent_app.add_typer(receipt_app, name="receipt")
 auditor_app = typer.Typer(help="Encrypted counts, added up.", no_args_is_help=True)
 app.add_typer(auditor_app, name="auditor")
 auditor_app.command("keygen")(auditing.auditor_keygen)
 auditor_app.command("decrypt")(auditing.auditor_decrypt)
+model_app = typer.Typer(help="The models that a node keeps.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+model_app.command("ls")(spreading.model_ls)
+model_app.command("retire")(spreading.model_retire)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
 

@@ -330,7 +330,7 @@ class _Withdrawer:
         def act(record: RoundRecord) -> None:
             on_round(record)
             if record.round == WITHDRAW_AFTER_ROUND:
-                self._node.register.withdraw(self._subject, at=self._node.clock())
+                self._node.withdraw(self._subject)
 
         return act
 
@@ -380,7 +380,7 @@ def _node(brand: Brand, folder: Path) -> Node:
     subjects = node.table.subjects
     node.register.record_many(choices(brand.name, subjects, now=now), at=now)
     for subject in withdrawals(brand.name, subjects):
-        node.register.withdraw(subject, [WITHDRAWN_PURPOSE], at=node.clock())
+        node.withdraw(subject, [WITHDRAWN_PURPOSE])
     return node
 
 

@@ -165,6 +165,24 @@ def test_the_node_can_tell_in_which_uses_a_person_was(gate: Gate, register: Regi
     assert gate.uses_of("chen") == gate.uses_of("nobody") == []
 
 
+def test_permits_are_unchanged_until_somebody_in_them_leaves(
+    gate: Gate, register: Register
+) -> None:
+    permit = gate.open(TRAINING, ["anna", "ben"], use=TRAIN, at=20).permit.permit_id
+    rows = register.rows_of("anna")
+    register.withdraw("chen", at=21)
+    before = gate.is_unchanged([permit], TRAINING, at=22)
+    register.withdraw("anna", at=23)
+
+    assert before
+    assert not gate.is_unchanged([permit], TRAINING, at=24)
+    assert gate.is_unchanged([], TRAINING, at=24)
+    assert gate.including(rows, [permit]) == gate.including(rows) == [permit]
+    assert gate.including(rows, []) == gate.including([]) == []
+    with pytest.raises(Refused, match="the permit is not the one in the log of this node"):
+        gate.is_unchanged(["00"], TRAINING, at=24)
+
+
 def test_uses_survive_a_restart(gate: Gate, log: Log, tmp_path: Path, identity: Identity) -> None:
     permit = gate.open(TRAINING, PEOPLE, use=TRAIN, at=20).permit
     log.close()

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consent import Identity, Log, LogError, Purpose, Register, format_canonical
-from consent.propagation import Backoff, Outbox, Outcome, Recipient
+from consent.propagation import Backoff, Outbox, Outcome, Recipient, overdue_in
+from consent.reader import ReadOnlyDatabase
 from consent.withdrawal import (
     NoticeError,
     SignedMessage,
@@ -164,6 +165,29 @@ def test_a_withdrawal_is_queued_once(outbox: Outbox, register: Register, log: Lo
 
     assert outbox.enqueue(index, [SHARING], handles=HANDLES, at=T + 5) == first
     assert (log.tree_size, len(outbox.due(at=T + 5))) == (size, 1)
+
+
+def test_a_recipient_without_a_name_for_the_person_is_not_told(
+    outbox: Outbox, register: Register
+) -> None:
+    index = register.withdraw("anna", [LOOKALIKE], at=T)
+    handles = {"partner.example": "p-anna", "other.example": None}
+    (notice,) = outbox.enqueue(index, [LOOKALIKE], handles=handles, at=T)
+
+    assert [(each.notice_id, each.recipient) for each in outbox.due(at=T)] == [
+        (notice, "partner.example")
+    ]
+
+
+def test_a_reader_in_another_process_sees_what_is_overdue(
+    outbox: Outbox, withdraw: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    withdraw(SHARING)
+    database = ReadOnlyDatabase(tmp_path / "log" / "log.sqlite")
+
+    found = overdue_in(database, at=T + DAY, limit_ms=DAY)
+    database.close()
+    assert found == outbox.overdue(at=T + DAY, limit_ms=DAY) != []
 
 
 def test_a_forgotten_recipient_is_refused(outbox: Outbox, register: Register, log: Log) -> None:

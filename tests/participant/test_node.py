@@ -277,14 +277,14 @@ def test_a_ledger_that_was_put_back_from_an_older_copy_is_noticed(federation: Fe
 
 
 def test_a_model_is_kept_whole(federation: Federation) -> None:
-    node = federation.nodes["amber"]
-    node.save_model("ab", {"weights": np.ones(3)})
+    node, plan = federation.nodes["amber"], federation.plan()
+    federation.sign(plan)
 
-    path = node.save_model("ab", {"weights": np.arange(3.0)})
+    path = node.save_model(plan.digest, {"weights": np.arange(3.0)})
 
     with np.load(path) as arrays:
         assert arrays["weights"].tolist() == [0, 1, 2]
-    assert [p.name for p in path.parent.iterdir()] == ["ab.npz"]
+    assert [p.name for p in path.parent.iterdir()] == [f"{plan.digest}.npz"]
 
 
 def test_what_a_node_publishes_verifies_with_the_policy_of_the_coordinator(

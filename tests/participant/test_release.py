@@ -1,16 +1,21 @@
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from consent import Refused
+from consent import PermittedView, Refused, Use, UseKind
 from models.exchange import CONTRIBUTION_CONTEXT, Delivery, Reply, RoundRequest, Witnessed
 from models.plan import Plan, PlanError, SignedPlan
+from models.recommendation import ItemGram
+from participant import release
 from participant.node import Node
+from participant.partners import OnWithdraw, Spreading
 from participant.release import answer, join, receive
 from privacy import Budget, BudgetExhausted, ReleaseKey, Replayed, SumRefused
 from tests.federation.synthetic import (
@@ -435,6 +440,114 @@ def test_while_people_keep_withdrawing_nothing_is_sent(
         answer(node, first_round(plan))
 
     assert "release.sent" not in kinds(node)
+
+
+def test_a_withdrawal_from_another_thread_between_two_batches_is_not_in_what_is_sent(
+    node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "BATCH", 4)
+    subject, stays = node.table.subjects[:2]
+    size, batches = node.log.tree_size, list[int]()
+    open_gate = node.gate.batch
+
+    def batch(view: PermittedView, positions: NDArray[np.int64], *, at: int) -> NDArray[np.bool_]:
+        batches.append(1)
+        if len(batches) == 2:  # The person's own batch has been summed.
+            leaving = threading.Thread(target=node.withdraw, args=(subject,))
+            leaving.start()
+            leaving.join(10)
+            assert not leaving.is_alive()
+        return open_gate(view, positions, at=at)
+
+    monkeypatch.setattr(node.gate, "batch", batch)
+    answer(node, first_round(plan))
+
+    (sent,) = [event for event in events(node, after=size) if event["type"] == "release.sent"]
+    assert len(batches) > 4
+    assert len(node.gate.uses_of(subject)) == 1
+    assert [permit.permit_id for permit in node.gate.uses_of(stays)][-1] == sent["permit"]
+    assert sent["permit"] not in {permit.permit_id for permit in node.gate.uses_of(subject)}
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 4096])
+def test_batches_add_up_to_the_same_sum(
+    federation: Federation, node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    items = federation.plan(federation.item_recipe())
+    asked = [
+        (plan, first_round(plan)),
+        (plan, gradient_round(plan)),
+        (items, first_round(items)),
+        (items, item_round(items)),
+    ]
+    use = Use(kind=UseKind.TRAIN)
+    view = node.gate.open(PURPOSE, node.table.subjects, use=use, at=node.clock())
+    whole = [release._train(node, of, request, view) for of, request in asked]
+    monkeypatch.setattr(release, "BATCH", size)
+
+    again = [release._train(node, of, request, view) for of, request in asked]
+    for first, second in zip(whole, again, strict=True):
+        assert first is not None
+        assert second is not None
+        assert first.any()
+        assert first.tolist() == second.tolist()
+
+
+def item_round(plan: Plan) -> RoundRequest:
+    recipe = plan.recipe
+    assert isinstance(recipe, ItemGram)
+    m = recipe.catalogue_size
+    announced = {"catalogue": np.arange(float(m)), "direction": np.full(m, m**-0.5)}
+    return first_round(plan, round=2, announced=announced)
+
+
+def test_a_node_may_give_a_round_up_when_somebody_withdraws(
+    federation: Federation, node: Node, plan: Plan
+) -> None:
+    spreading = Spreading(on_withdraw=OnWithdraw.DISCARD_ROUND)
+    node.close()
+    config = dataclasses.replace(node.config, spreading=spreading)
+    federation.nodes["amber"] = node = Node.open(config, clock=federation.clock)
+    subject, size = node.table.subjects[0], node.log.tree_size
+
+    def clock() -> int:
+        if kinds(node, after=size) == ["permit.issued"]:
+            node.register.withdraw(subject, at=federation.clock())
+        return federation.clock()
+
+    node.clock = clock
+    with pytest.raises(Refused, match="who may be used changed while the round ran; nothing was s"):
+        answer(node, first_round(plan))
+
+    assert kinds(node, after=size) == ["permit.issued", "budget.charged", "round.discarded"]
+    assert events(node)[-1].keys() == {"type", "v", "at", "run", "round", "attempt"}
+    assert node.ledger.spent(PURPOSE.value).epsilon > 0
+    answer(node, first_round(plan, attempt=2))
+    assert kinds(node)[-1] == "release.sent"
+
+
+def test_an_answer_that_never_left_does_not_leave_after_a_withdrawal(
+    federation: Federation, node: Node, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(**_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.versions, "record_sent", crash)
+        with pytest.raises(KeyboardInterrupt):
+            answer(node, first_round(plan))
+    node = federation.reopen("amber")
+    size = node.log.tree_size
+    subject = node.table.subjects[0]
+    node.withdraw(subject)
+
+    with pytest.raises(Refused, match="who may be used changed before the answer was sent; noth"):
+        answer(node, first_round(plan))
+    assert "release.sent" not in kinds(node, after=size)
+    answer(node, first_round(plan, attempt=2))
+    node.withdraw(node.table.subjects[1])
+    answer(node, first_round(plan, attempt=2))
+    assert kinds(node).count("release.sent") == 2
 
 
 def test_a_brand_of_whom_nobody_agrees_is_charged_nothing(node: Node, plan: Plan) -> None:

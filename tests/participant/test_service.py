@@ -17,6 +17,7 @@ from .service_client import NOTICE_FIELDS, client_of, new_node, served
 from .test_subject_api import problem
 
 SLUGS = {401, 409, 413, 415, 422, 429, 500, 503}
+SIGNED = {"/v1/withdrawals:notify"}  # The body proves who asks.
 ROUTES = {
     ("get", "/v1/ladder"),
     ("get", "/v1/notices/{notice_id}"),
@@ -26,6 +27,7 @@ ROUTES = {
     ("post", "/v1/withdraw-all"),
     ("post", "/v1/objections"),
     ("post", "/v1/restrictions"),
+    ("post", "/v1/withdrawals:notify"),
     ("get", "/v1/me/state"),
     ("get", "/v1/me/history"),
     ("get", "/log/checkpoint"),
@@ -55,6 +57,10 @@ def test_every_route_declares_its_problems_and_every_write_its_key(node: Node) -
         }
         assert {500} <= problems, path
         assert "HTTPValidationError" not in str(route), path
+        if path in SIGNED:
+            assert {400, 403, *SLUGS} - {401, 429} <= problems, path
+            assert "security" not in route, path
+            continue
         if path.startswith("/v1/me") or (verb == "post" and path.startswith("/v1")):
             assert {"HTTPBearer": []} in route["security"], path
             assert {401, 422, 429, 503} <= problems, path
