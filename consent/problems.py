@@ -18,6 +18,7 @@ class Problem(Enum):
     MALFORMED = (400, "The request cannot be read; nothing was done.")
     NOT_AUTHENTICATED = (401, "A valid handle of the data subject is needed; nothing was done.")
     NOT_SIGNED_BY_LOG = (403, "The checkpoint is not signed by its log; nothing was cosigned.")
+    LOG_CONVICTED = (403, "This log signed two heads of one size; it gets no cosignature.")
     NOT_FOUND = (404, "There is nothing here.")
     UNKNOWN_NOTICE = (404, "No notice of this id is accepted.")
     NOT_PUBLISHED = (404, "The newest checkpoint does not cover this entry.")

@@ -4,10 +4,7 @@ What a witness may cosign is decided by `Witness`, which remembers. An answer is
 after its signature was checked. Source: https://c2sp.org/tlog-witness
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import httpx
 
@@ -16,10 +13,11 @@ from consent.event import CLOCK_TOLERANCE_MS, LogError
 from consent.identity import PublicIdentity
 from consent.log import Log
 from consent.note import Note, NoteError
+from consent.submission import SIZE_TYPE, Submission
 from consent.trust import TrustPolicy
 
-MOST_HASHES = 63
-SIZE_TYPE = "text/x.tlog.size"
+__all__ = ["SIZE_TYPE", "Submission", "WitnessRefused", "request_cosignature"]
+
 _MOST_ANSWER_BYTES = 16_384
 _MOST_TRIES = 3
 
@@ -34,49 +32,6 @@ class WitnessRefused(Exception):  # noqa: N818 - an answer, named for the answer
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What is sent to a witness; nothing in it is believed yet.
-
-    Attributes:
-        old_size: Tree size that the witness cosigned last, as the sender believes.
-        proof: Consistency proof from there, at most 63 hashes.
-        note: The checkpoint, signed by its log.
-    """
-
-    old_size: int
-    proof: tuple[bytes, ...]
-    note: str
-
-    def format(self) -> str:
-        """Write the body; `parse` gives an equal value back."""
-        hashes = [base64.b64encode(value).decode() for value in self.proof]
-        return "\n".join([f"old {self.old_size}", *hashes, "", self.note])
-
-    @classmethod
-    def parse(cls, text: str) -> "Submission":
-        """Read a body.
-
-        Raises:
-            ValueError: The body is not what tlog-witness describes, in its only spelling.
-        """
-        head, blank, note = text.partition("\n\n")
-        first, *lines = head.split("\n")
-        number = first.removeprefix("old ")
-        if not (blank and number.isascii() and number.isdecimal() and len(number) < 20):
-            raise ValueError("a submission must begin with the old size")
-        if len(lines) > MOST_HASHES:
-            raise ValueError(f"a submission must hold at most {MOST_HASHES} hashes")
-        try:
-            proof = tuple(base64.b64decode(line, validate=True) for line in lines)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError("a proof line of a submission is not base64") from error
-        submission = cls(old_size=int(number), proof=proof, note=note)
-        if any(len(value) != 32 for value in proof) or submission.format() != text:
-            raise ValueError("a submission must be in its only canonical spelling")
-        return submission
 
 
 def request_cosignature(

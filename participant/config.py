@@ -6,15 +6,16 @@ Unknown keys are errors. Secrets are never in the file; they are made in `folder
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from consent import Profile, Purpose
+from consent import Profile, Purpose, Witnessing
 from privacy import Budget
 
 REQUIRED_COLUMNS = ("customer", "invoice", "item", "quantity", "price", "time")
 
 _PATHS = ("folder", "transactions", "products")
+_SECONDS = ("every_s", "max_age_s")
 
 
 class ConfigError(ValueError):
@@ -38,6 +39,7 @@ class ParticipantConfig:
         budgets: Most that one data subject may lose for each purpose, for good. Trusted:
             whoever can raise it can spend more.
         cohort_floor: Fewest brands this node sums with; at least 3.
+        witnessing: Who cosigns the node's log while it is served, and how often.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ParticipantConfig:
     profile: Profile
     budgets: Mapping[Purpose, Budget]
     cohort_floor: int
+    witnessing: Witnessing = field(default_factory=Witnessing)
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -92,6 +95,7 @@ def format_config(config: ParticipantConfig) -> str:
         "[columns]",
         *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
     ]
+    lines += _format_witnessing(config.witnessing)
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
         lines += [f"epsilon = {budget.epsilon!r}", f"delta = {budget.delta!r}"]
@@ -103,7 +107,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         "the file",
         set(document),
         required={"name", "folder", "transactions", "products", "columns", "budgets"},
-        optional={"profile", "cohort_floor"},
+        optional={"profile", "cohort_floor", "witnessing"},
     )
     cohort_floor = document.get("cohort_floor", 3)
     if type(cohort_floor) is not int:  # In Python `true` would be one.
@@ -119,7 +123,31 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         profile=_profile(document.get("profile", Profile.EU_GDPR.value)),
         budgets={_purpose(name): _budget(name, value) for name, value in budgets.items()},
         cohort_floor=cohort_floor,
+        witnessing=_witnessing(_table(document.get("witnessing", {}), "witnessing"), folder),
     )
+
+
+def _witnessing(table: Mapping[str, object], folder: Path) -> Witnessing:
+    _verify_keys("witnessing", set(table), required=set(), optional={"policy", *_SECONDS})
+    policy = table.get("policy")
+    seconds = {name: table[name] for name in _SECONDS if name in table}
+    for name, value in seconds.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"witnessing.{name} must be a positive integer, got {value!r}")
+    try:
+        return Witnessing(
+            policy=None if policy is None else folder / _text(policy, "witnessing.policy"),
+            **{name: int(str(value)) for name, value in seconds.items()},
+        )
+    except ValueError as error:
+        raise ConfigError(f"witnessing: {error}") from error
+
+
+def _format_witnessing(witnessing: Witnessing) -> list[str]:
+    lines = [f"{name} = {getattr(witnessing, name)}" for name in _SECONDS]
+    if witnessing.policy is not None:
+        lines.insert(0, f"policy = {_quoted(str(witnessing.policy.absolute()))}")
+    return ["", "[witnessing]", *lines]
 
 
 def _quoted(text: str) -> str:

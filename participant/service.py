@@ -1,12 +1,11 @@
 """Serve one open node over HTTP: its data subjects, readers of its log, and its peers."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from consent import TrustPolicy, Witness, log_api
+from consent import TrustPolicy, log_api
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
 from participant import subject_api
@@ -41,26 +40,18 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
         LogError: The log or the memory of the witness cannot be used.
     """
     settings = settings or ServiceSettings()
-    witness = Witness(node.config.folder / "witness.sqlite", node.identity)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        witness.close()
-
     app = FastAPI(
         title="Tillpact node",
         version="1",
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
-    app.state.log_desk = LogDesk(node.log, witness, peers=settings.peers, clock=node.clock)
+    app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers)
     app.include_router(subject_api.router)
     app.include_router(log_api.router)
     harden(app, largest_body_bytes=settings.largest_body_bytes)
