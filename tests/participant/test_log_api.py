@@ -198,9 +198,11 @@ def test_two_heads_of_one_size_convict_their_log(
     fork = sign_checkpoint(Checkpoint("birch", 4, b"f" * 32), birch.identity)
     size = amber.log.tree_size
 
-    for _ in range(2):
-        answer = client.post("/witness/add-checkpoint", content=body(fork, old=4))
-        assert (answer.status_code, answer.text) == (409, "4\n")
+    answer = client.post("/witness/add-checkpoint", content=body(fork, old=4))
+    assert (answer.status_code, answer.text) == (409, "4\n")
+    for note in (fork, note_at(birch, 4)):
+        again = client.post("/witness/add-checkpoint", content=body(note, old=4))
+        assert problem(again) == (403, "log-convicted")
 
     assert kinds(amber, after=size) == ["witness.conflict"]
     evidence = amber.log.entry(size).value
@@ -274,13 +276,11 @@ def test_a_log_that_equivocates_gets_no_second_cosignature(
                 at=amber.clock(),
             )
 
-        with pytest.raises(WitnessRefused, match="the witness birch answered 409") as refusal:
-            ask_again()
-        assert refusal.value.status == 409
+        for _ in range(2):
+            with pytest.raises(WitnessRefused, match="the witness birch answered 403") as refusal:
+                ask_again()
+            assert refusal.value.status == 403
         assert kinds(birch)[-1] == "witness.conflict"
-        fork.append({"type": "test.other", "v": 1, "at": amber.clock()})
-        with pytest.raises(WitnessRefused, match="the witness birch answered 422"):
-            ask_again()
 
 
 def test_a_log_that_was_put_back_is_told_so(nodes: tuple[Node, Node], tmp_path: Path) -> None:
