@@ -15,8 +15,9 @@ from consent.log import Log
 from consent.note import Note, NoteError
 from consent.submission import SIZE_TYPE, Submission
 from consent.trust import TrustPolicy
+from consent.watchtower import origin_hash
 
-__all__ = ["SIZE_TYPE", "Submission", "WitnessRefused", "request_cosignature"]
+__all__ = ["SIZE_TYPE", "Submission", "WitnessRefused", "fetch_seen", "request_cosignature"]
 
 _MOST_ANSWER_BYTES = 16_384
 _MOST_TRIES = 3
@@ -42,6 +43,7 @@ def request_cosignature(
     witness_key: PublicIdentity,
     at: int,
     known_size: int = 0,
+    note: str | None = None,
     timeout_s: float = 10.0,
     verify_tls: bool | str = True,
 ) -> str:
@@ -56,6 +58,7 @@ def request_cosignature(
         witness_key: The key the peer cosigns with.
         at: Epoch milliseconds, to refuse a cosignature of another time.
         known_size: Tree size the witness cosigned last; a wrong one costs one more call.
+        note: The head to be cosigned; None for the present one.
         timeout_s: Seconds to wait for each part of an answer.
         verify_tls: Whether to check the peer's certificate, or a file of authorities to trust.
 
@@ -63,7 +66,7 @@ def request_cosignature(
         WitnessRefused: No answer, a refusal, or one that is no valid cosignature of this head.
         LogError: The own log cannot be used.
     """
-    note = log.checkpoint()
+    note = log.checkpoint() if note is None else note
     size = Checkpoint.parse(Note.parse(note).text).tree_size
     address = f"{url.rstrip('/')}/add-checkpoint"
     # No proxy of the environment may see or change what two nodes say to each other.
@@ -71,7 +74,7 @@ def request_cosignature(
         for _ in range(_MOST_TRIES):
             proof = _prove(log, known_size, size) if known_size else ()
             body = Submission(old_size=known_size, proof=tuple(proof), note=note).format()
-            status, kind, text = _post(client, address, body, witness=witness_key.name)
+            status, kind, text = _send(client, "POST", address, body, witness=witness_key.name)
             if status == 200:
                 return _checked(note + text, log_key=log_key, witness_key=witness_key, at=at)
             told = _told_size(text) if (status, kind) == (409, SIZE_TYPE) else None
@@ -89,6 +92,28 @@ def request_cosignature(
     )
 
 
+def fetch_seen(
+    url: str, origin: str, *, timeout_s: float = 10.0, verify_tls: bool | str = True
+) -> str:
+    """Return the newest note of a log that a witness says it has cosigned; nothing is checked.
+
+    Args:
+        url: Prefix of the witness, such as "https://node.example/witness".
+        origin: The log.
+        timeout_s: Seconds to wait for each part of an answer.
+        verify_tls: Whether to check the peer's certificate, or a file of authorities to trust.
+
+    Raises:
+        WitnessRefused: No answer, or none with a note.
+    """
+    address = f"{url.rstrip('/')}/{origin_hash(origin)}/checkpoint"
+    with httpx.Client(timeout=timeout_s, trust_env=False, verify=verify_tls) as client:
+        status, _, text = _send(client, "GET", address, "", witness=url)
+    if status != 200:
+        raise WitnessRefused(f"the witness at {url} answered {status} and shows no head")
+    return text
+
+
 def _prove(log: Log, old: int, new: int) -> Sequence[bytes]:
     try:
         return log.consistency_proof(old, new)
@@ -98,10 +123,12 @@ def _prove(log: Log, old: int, new: int) -> Sequence[bytes]:
         ) from error
 
 
-def _post(client: httpx.Client, url: str, body: str, *, witness: str) -> tuple[int, str, str]:
+def _send(
+    client: httpx.Client, method: str, url: str, body: str, *, witness: str
+) -> tuple[int, str, str]:
     try:
         with client.stream(
-            "POST", url, content=body.encode(), headers={"Content-Type": "text/plain"}
+            method, url, content=body.encode(), headers={"Content-Type": "text/plain"}
         ) as response:
             data = b""
             for chunk in response.iter_bytes():

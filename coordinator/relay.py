@@ -5,7 +5,7 @@ and a cosignature is its witness's own. What it may do is leave something out; t
 missed and the update is not accepted.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from consent import (
@@ -113,12 +113,16 @@ class Relay:
         if head is None or is_same or not self._is_on_its_way(member.name, head, policy):
             self._keep(member.name, reply, policy, cosigned)
 
-    def submissions(self, witness: str, policy: TrustPolicy) -> tuple[str, ...]:
-        """The heads that a member has not cosigned lately, each with a proof it can check."""
-        self._keep_own(policy)
+    def submissions(
+        self, witness: str, policy: TrustPolicy, *, origins: Collection[str]
+    ) -> tuple[str, ...]:
+        """Those of the heads that a member has not cosigned lately, with a proof it can check."""
+        if self._log.origin in origins:
+            self._keep_own(policy)
         found = []
-        for origin, head in self._heads.items():
-            if origin == witness or self._is_recent(witness, head):
+        for origin in origins:
+            head = self._heads.get(origin)
+            if head is None or origin == witness or self._is_recent(witness, head):
                 continue
             old = self._known.get(witness, {}).get(origin, 0)
             proof = self._proof(origin, head, old)

@@ -258,16 +258,19 @@ class Conductor:
         for _ in range(_PASSES):
             if relay.is_settled(names, policy):
                 return
-            self._count(self._carry(set(self._ids) - self._silent))
+            self._count(self._carry(names))
 
-    def _carry(self, names: Iterable[str]) -> _Answers:
+    def _carry(self, origins: Collection[str]) -> _Answers:
+        """Carry the heads of these logs to everybody who answers, once."""
+
         def request(name: str) -> RecordDict:
             relay = self._host.relay
             return WitnessRequest(
-                witnessed=relay.witnessed(name), relayed=relay.submissions(name, self._policy)
+                witnessed=relay.witnessed(name),
+                relayed=relay.submissions(name, self._policy, origins=origins),
             ).to_record()
 
-        answers = self._exchange(WITNESS, request, names)
+        answers = self._exchange(WITNESS, request, set(self._ids) - self._silent)
         self._silent |= {name for name, why in answers.kinds.items() if why is NotAdded.SILENT}
         return answers
 
@@ -289,8 +292,13 @@ class Conductor:
     def _witness(self) -> None:
         """Let every log's newest head be cosigned and hand the notes over, also to who refused."""
         self._silent = set()
-        for _ in range(_PASSES):
-            self._count(self._carry(set(self._ids) - self._silent))
+        origins = [*self._ids, self._host.identity.name]
+        for number in range(_PASSES):
+            # One pass more after the last cosignature hands the notes over.
+            is_last = number and self._host.relay.is_settled(origins, self._policy)
+            self._count(self._carry(origins))
+            if is_last:
+                break
         self._run.save()
 
     def _exchange(

@@ -1,14 +1,17 @@
 """Serve one open node over HTTP: its data subjects, readers of its log, and its peers."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
 from consent import TrustPolicy, log_api
+from consent.cosigning import keeping_cosigned
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
 from participant import subject_api
+from participant.cosigning import cosigner_of
 from participant.handle import Handles, Limiter
 from participant.node import Node
 from participant.subject import SubjectDesk
@@ -19,8 +22,9 @@ class ServiceSettings:
     """How a node is served.
 
     Attributes:
-        peers: Trust policy whose logs this node cosigns; None cosigns nobody's. Trusted: whoever
-            can edit it decides whose heads get this node's word.
+        peers: Trust policy whose logs this node cosigns; None takes the configured one, and
+            cosigns nobody's without it. Trusted: whoever can edit it decides whose heads get
+            this node's word.
         consent_days: Days until a consent that is given here expires.
         requests_per_minute: Most requests with one handle.
         largest_body_bytes: Longest body that is read.
@@ -37,7 +41,8 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
 
     Raises:
         NodeError: The key of the handles cannot be used.
-        LogError: The log or the memory of the witness cannot be used.
+        LogError: The log cannot be used.
+        NoteError: The configured trust policy cannot be used.
     """
     settings = settings or ServiceSettings()
     app = FastAPI(
@@ -51,7 +56,7 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
-    app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers)
+    app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers or _configured(node))
     app.include_router(subject_api.router)
     app.include_router(log_api.router)
     harden(app, largest_body_bytes=settings.largest_body_bytes)
@@ -77,6 +82,16 @@ def serve(
         SystemExit: SIGTERM came; requests that had begun were answered first.
         OSError: The address cannot be used.
         NodeError: The key of the handles cannot be used.
-        LogError: The log or the memory of the witness cannot be used.
+        LogError: The log cannot be used.
+        NoteError: The configured trust policy cannot be used.
     """
-    serve_app(create_app(node, settings), listening, on_start=on_start)
+    app = create_app(node, settings)
+    with contextlib.ExitStack() as stack:
+        if node.config.witnessing.policy is not None:
+            keeping = keeping_cosigned(cosigner_of(node), publish=node.publish)
+            stack.enter_context(keeping)
+        serve_app(app, listening, on_start=on_start)
+
+
+def _configured(node: Node) -> TrustPolicy | None:
+    return None if node.config.witnessing.policy is None else node.trust_policy

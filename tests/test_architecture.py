@@ -54,6 +54,7 @@ ROOMS = {
     "fastapi": {
         "consent.log_api",
         "consent.serving",
+        "coordinator.service",
         "participant.service",
         "participant.subject_api",
     },
@@ -63,7 +64,7 @@ ROOMS = {
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
+    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer", "tillpact.witnessing"},
     "packaging": {"tillpact.doctor"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}

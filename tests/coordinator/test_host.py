@@ -4,7 +4,7 @@ import pytest
 
 from consent import verify_cosignatures
 from coordinator.host import Host
-from models.exchange import WitnessRequest, Witnessed
+from models.exchange import Witnessed, WitnessRequest
 from models.plan import PlanError
 from participant.release import show
 from tests.federation.synthetic import Federation, ready
