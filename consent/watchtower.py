@@ -138,13 +138,15 @@ class Watchtower:
             OtherSize: Another size was cosigned last, or the head is not the one of that size.
             ProofError: The proof does not show that the log only grew.
             Convicted: The log signed two histories, now or before.
-            LogError: The memory cannot be used.
+            LogError: The memory cannot be used, or was put back together with the own log.
             ValueError: The old size is larger than the head's.
         """
         log = _known(_head(submitted.note).origin, peers)
         shown = verify_log_signature(submitted.note, log)
         if submitted.old_size > shown.tree_size:
             raise ValueError(f"old_size must be in [0, {shown.tree_size}]")
+        # A witness whose memory was put back must not speak: it may have forgotten a larger head.
+        self.verify_not_put_back()
         # Between the question for the size and the cosignature nobody else is answered.
         with self._lock:
             if log.name in self._convicted:

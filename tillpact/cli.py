@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tillpact import officer, witnessing
-from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
+from tillpact.answers import (
+    NO,
+    WRONG,
+    complain,
+    print_json,
+    read_policy,
+    read_text,
+    say,
+    tell_operator,
+)
 
 if TYPE_CHECKING:
     from consent import PublicIdentity, Receipt
@@ -270,6 +279,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
             is_insecure=insecure_listen,
         )
         settings = ServiceSettings(peers=None if peers is None else read_policy(peers))
+        tell_operator()
         with Node.open(load(config)) as node:
             serve(
                 node,

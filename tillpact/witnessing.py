@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tillpact.answers import NO, WRONG, complain, print_json, read_policy, say
+from tillpact.answers import NO, WRONG, complain, print_json, read_policy, say, tell_operator
 
 if TYPE_CHECKING:
     from consent.cosigning import Pass
@@ -115,6 +115,7 @@ def coordinator_serve(  # noqa: PLR0917 - a command line has options, not parame
             key=tls_key,
             is_insecure=insecure_listen,
         )
+        tell_operator()
         with Host(folder) as opened:
             name = opened.identity.name
             serve(opened, listening, on_start=lambda url: say(f"Serving {name} on {url}"))
