@@ -80,6 +80,14 @@ class Relay:
         self._tower, self._log, self._clock = tower, log, clock
         self._heads: dict[str, _Head] = {}
         self._known: dict[str, dict[str, int]] = {}
+        self._held: frozenset[str] = frozenset()
+
+    def hold(self, origins: Iterable[str]) -> None:
+        """Keep carrying the heads of these logs, and of no other, until enough have seen them.
+
+        A log that grows all the time would otherwise never have one head that enough have seen.
+        """
+        self._held = frozenset(origins)
 
     def witnessed(self, name: str) -> Witnessed:
         """What to tell a member about the last head of its log that was cosigned."""
@@ -100,9 +108,7 @@ class Relay:
         return head.checkpoint
 
     def refresh(self, member: PublicIdentity, reply: Reply, policy: TrustPolicy) -> None:
-        """Do the same, but keep relaying an older head that is still on its way to a quorum.
-
-        A log that grows all the time would otherwise never have one head that enough have seen.
+        """Do the same, but keep relaying the head that is held, if there is one.
 
         Raises:
             NoteError, ProofError, Convicted: as `take` does.
@@ -110,7 +116,7 @@ class Relay:
         cosigned = self._cosign(member, reply.checkpoint, reply.proof)
         head = self._heads.get(member.name)
         is_same = head is not None and head.size == cosigned.checkpoint.tree_size
-        if head is None or is_same or not self._is_on_its_way(member.name, head, policy):
+        if head is None or is_same or not self._is_held(member.name, head):
             self._keep(member.name, reply, policy, cosigned)
 
     def submissions(
@@ -206,21 +212,18 @@ class Relay:
         head.proofs.update(proofs)
 
     def _keep_own(self, policy: TrustPolicy) -> None:
-        """Relay the coordinator's own head as well; a new one only when the last is settled."""
+        """Relay the coordinator's own head as well."""
         name = self._log.origin
         head = self._heads.get(name)
-        if head is not None and (
-            head.size == self._log.tree_size or self._is_on_its_way(name, head, policy)
-        ):
-            return
-        self._heads[name] = _Head.of(self._tower.cosign_own(), policy)
+        if head is None or (head.size != self._log.tree_size and not self._is_held(name, head)):
+            self._heads[name] = _Head.of(self._tower.cosign_own(), policy)
 
-    def _is_on_its_way(self, origin: str, head: _Head, policy: TrustPolicy) -> bool:
-        """Tell whether a head has no quorum yet, and nobody lacks a proof to cosign it."""
-        if policy.is_quorum(self._fresh(head)):
-            return False
+    def _is_held(self, origin: str, head: _Head) -> bool:
+        """Tell whether a head must stay; one that somebody cannot be given a proof for need not."""
         olds = [known.get(origin, 0) for by, known in self._known.items() if by != origin]
-        return all(old <= head.size and self._proof(origin, head, old) is not None for old in olds)
+        return origin in self._held and all(
+            self._proof(origin, head, old) is not None for old in olds
+        )
 
     def _proof(self, origin: str, head: _Head, old: int) -> tuple[bytes, ...] | None:
         if old > head.size:

@@ -255,6 +255,7 @@ class Conductor:
     def _gather(self, names: Collection[str]) -> None:
         """Carry the heads of these members to the others, until a quorum has cosigned each."""
         relay, policy = self._host.relay, self._policy
+        relay.hold(names)
         for _ in range(_PASSES):
             if relay.is_settled(names, policy):
                 return
@@ -293,10 +294,12 @@ class Conductor:
         """Let every log's newest head be cosigned and hand the notes over, also to who refused."""
         self._silent = set()
         origins = [*self._ids, self._host.identity.name]
+        self._host.relay.hold(())
         for number in range(_PASSES):
             # One pass more after the last cosignature hands the notes over.
             is_last = number and self._host.relay.is_settled(origins, self._policy)
             self._count(self._carry(origins))
+            self._host.relay.hold(origins)
             if is_last:
                 break
         self._run.save()
