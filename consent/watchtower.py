@@ -216,8 +216,13 @@ class Watchtower:
         Raises:
             NoteError: The own key did not sign it, so that it says nothing.
         """
-        verify_log_signature(note, self._identity.public)
-        replace_files(self._folder, {SEEN_ELSEWHERE: note.encode()})
+        head = verify_log_signature(note, self._identity.public)
+        path = self._folder / SEEN_ELSEWHERE
+        # Several witnesses may show one at once; the largest says the most.
+        with self._lock:
+            if path.is_file() and _head(path.read_text("utf-8")).tree_size >= head.tree_size:
+                return
+            replace_files(self._folder, {SEEN_ELSEWHERE: note.encode()})
 
     def convict(self, evidence: Evidence) -> bool:
         """Keep two heads of one size, found here or shown by somebody; tell whether it is new.
