@@ -133,10 +133,12 @@ from consent.statetree import (
     newest_state_root,
     verify_order,
 )
+from consent.submission import Submission
 from consent.tiles import Tiles
 from consent.topic import Told, Topic
-from consent.trust import Group, TrustPolicy
+from consent.trust import NO_QUORUM, Group, TrustPolicy, Witnessing
 from consent.verify import Verdict, verify_publication, verify_published
+from consent.watchtower import Convicted, Cosigned, OtherSize, UnknownLog, Watchtower
 from consent.withdrawal import (
     Acknowledgement,
     NoticeError,
@@ -150,6 +152,7 @@ from consent.wording import Language, Right, Words
 
 __all__ = [
     "LARGEST_PACK_BYTES",
+    "NO_QUORUM",
     "TERMS",
     "Access",
     "AccessDenied",
@@ -173,6 +176,8 @@ __all__ = [
     "ConsentDocument",
     "ConsentRecord",
     "Controller",
+    "Convicted",
+    "Cosigned",
     "Delivery",
     "DossierError",
     "Entry",
@@ -207,6 +212,7 @@ __all__ = [
     "OptInError",
     "OptInMapping",
     "OptIns",
+    "OtherSize",
     "Outbox",
     "Outcome",
     "Overdue",
@@ -251,19 +257,23 @@ __all__ = [
     "StateRoot",
     "Status",
     "SubjectRef",
+    "Submission",
     "Tier",
     "Tiles",
     "TlogProof",
     "Told",
     "Topic",
     "TrustPolicy",
+    "UnknownLog",
     "Use",
     "UseKind",
     "Verdict",
     "VerifiedCheckpoint",
     "Watch",
+    "Watchtower",
     "WithdrawalNotice",
     "Witness",
+    "Witnessing",
     "Words",
     "acknowledge",
     "append_state_root",

@@ -419,6 +419,14 @@ class Log:
             ).fetchone()
         return self.checkpoint() if row is None else str(row[0])
 
+    @property
+    def tree(self) -> StoredTree:
+        """Return where a publication takes the entries and hashes from."""
+        return StoredTree(
+            leaves=lambda start, end: [entry.leaf for entry in self.entries(start, end)],
+            hashes=self._hashes,
+        )
+
     def publish(self, folder: Path) -> Checkpoint:
         """Write what a stranger needs to verify the log offline, up to the newest note.
 
@@ -430,12 +438,8 @@ class Log:
                 be written; an older publication is as it was.
         """
         note = self.newest_note()
-        tree = StoredTree(
-            leaves=lambda start, end: [entry.leaf for entry in self.entries(start, end)],
-            hashes=self._hashes,
-        )
         with self._publishing, _storage(f"the log could not be published in {folder}"):
-            return write_published(folder, tree=tree, note=note)
+            return write_published(folder, tree=self.tree, note=note)
 
     def _share(self, append: Callable[[LogTransaction], int]) -> int:
         """Append one entry in a transaction that whoever leads makes for everybody waiting.

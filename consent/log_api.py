@@ -2,28 +2,27 @@
 
 Nothing here needs a name or a key: leaves are open events or commitments, and a submitted
 checkpoint carries its own signature. Entries are shown up to the newest checkpoint only.
-Sources: https://c2sp.org/tlog-proof, https://c2sp.org/tlog-witness
+Sources: https://c2sp.org/tlog-proof, https://c2sp.org/tlog-tiles, https://c2sp.org/tlog-witness
 """
 
-import threading
-from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, Response
 
-from consent.checkpoint import Checkpoint, verify_log_signature
-from consent.identity import COSIGNATURE, PublicIdentity
+from consent.checkpoint import Checkpoint
 from consent.log import Log
 from consent.merkle import ProofError
 from consent.note import Note, NoteError
 from consent.problems import Problem, RequestRefused, declare
 from consent.proof import prove
+from consent.submission import SIZE_TYPE, Submission
+from consent.tiles import HEIGHT, WIDTH, format_bundle, parse_tile_path
 from consent.trust import TrustPolicy
-from consent.witness import EquivocationError, Witness
-from consent.witnessing import SIZE_TYPE, Submission
+from consent.watchtower import Convicted, OtherSize, UnknownLog, Watchtower, origin_hash
 
+TILE_TYPE = "application/octet-stream"
 MOST_ENTRIES = 256
 _READ = (Problem.INVALID, Problem.NOT_PUBLISHED, Problem.FAULT, Problem.LOG_UNAVAILABLE)
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -32,39 +31,20 @@ _SIZE = {SIZE_TYPE: {"schema": {"type": "string", "pattern": "^(0|[1-9][0-9]*)\\
 router = APIRouter()
 
 
-class _OldSize(Exception):  # noqa: N818 - an answer, named for the answer
-    """The witness knows another size; the answer tells which."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__(f"the witness cosigned size {size} last")
-        self.size = size
-
-
 class LogDesk:
     """Shows one log and cosigns the logs of its peers."""
 
-    def __init__(
-        self,
-        log: Log,
-        witness: Witness,
-        *,
-        peers: TrustPolicy | None,
-        clock: Callable[[], int],
-    ) -> None:
+    def __init__(self, log: Log, tower: Watchtower, *, peers: TrustPolicy | None) -> None:
         """Watch the logs of a trust policy; without one, nobody's.
 
         Args:
             log: The log that is shown.
-            witness: Cosigns, and remembers what it cosigned.
+            tower: Cosigns, and remembers what it cosigned.
             peers: Whose logs are cosigned.
-            clock: Tells epoch milliseconds, for cosignatures and convictions.
         """
         self._log = log
-        self._witness = witness
+        self._tower = tower
         self._peers = peers
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._convicted: set[tuple[str, int]] = set()
 
     def checkpoint(self) -> str:
         """Return the newest cosigned note, or the own one when nobody has cosigned."""
@@ -96,76 +76,66 @@ class LogDesk:
             raise RequestRefused(Problem.NOT_PUBLISHED)
         return prove(self._log, index)
 
+    def tile(self, path: str) -> tuple[bytes, bool]:
+        """Return a tile or an entry bundle, and whether it is full and so never changes.
+
+        Raises:
+            RequestRefused: There is no such path, or the newest checkpoint does not cover it.
+            LogError: The log cannot be read.
+        """
+        try:
+            level, index, width = parse_tile_path(path)
+        except ValueError as error:
+            raise RequestRefused(Problem.NOT_FOUND) from error
+        size = _head(self.checkpoint()).tree_size
+        start = index * WIDTH
+        if start + width > size >> HEIGHT * (level or 0):
+            raise RequestRefused(Problem.NOT_PUBLISHED)
+        if level is None:
+            data = format_bundle(self._log.tree.leaves(start, start + width))
+        else:
+            data = b"".join(self._log.tree.hashes(HEIGHT * level, start, start + width))
+        return data, width == WIDTH
+
+    def watched(self, name: str) -> str:
+        """Return the newest head that the witness knows of a log, by the hash of its origin.
+
+        Raises:
+            RequestRefused: The log is not watched, or was never cosigned.
+            LogError: The memory of the witness cannot be used.
+        """
+        for log in () if self._peers is None else self._peers.logs:
+            if origin_hash(log.name) == name:
+                note = self._tower.newest(log.name)
+                if note is not None:
+                    return note
+        raise RequestRefused(Problem.UNKNOWN_LOG)
+
     def cosign(self, body: bytes) -> str:
         """Return the cosignature line for a peer's checkpoint.
 
         Raises:
             RequestRefused: The body, the log, its signature or the proof is not right.
-            _OldSize: The sender does not know what was cosigned last, or shows another history.
+            OtherSize: The sender does not know what was cosigned last, or shows another history.
             LogError: The memory of the witness cannot be used.
         """
         try:
             submitted = Submission.parse(body.decode())
-            shown = _head(submitted.note)
+            _head(submitted.note)
         except (ValueError, NoteError) as error:
             raise RequestRefused(Problem.MALFORMED) from error
-        log = self._known(shown.origin)
         try:
-            verify_log_signature(submitted.note, log)
+            return self._tower.judge(submitted, self._peers)
+        except ValueError as error:
+            raise RequestRefused(Problem.MALFORMED) from error
+        except UnknownLog as error:
+            raise RequestRefused(Problem.UNKNOWN_LOG) from error
         except NoteError as error:
             raise RequestRefused(Problem.NOT_SIGNED_BY_LOG) from error
-        if submitted.old_size > shown.tree_size:
-            raise RequestRefused(Problem.MALFORMED)
-        # Between the question for the size and the cosignature nobody else is answered.
-        with self._lock:
-            known = self._witness.size_of(log.name)
-            if submitted.old_size != known:
-                raise _OldSize(known)
-            return self._cosign(submitted, log)
-
-    def _cosign(self, submitted: Submission, log: PublicIdentity) -> str:
-        try:
-            note = self._witness.cosign(
-                submitted.note, log=log, proof=submitted.proof, at=self._clock()
-            )
         except ProofError as error:
             raise RequestRefused(Problem.PROOF_INVALID) from error
-        except NoteError as error:
-            raise RequestRefused(Problem.NOT_SIGNED_BY_LOG) from error
-        except EquivocationError as error:
-            self._convict(log, error)
-            raise _OldSize(submitted.old_size) from error
-        key = self._witness.public
-        line = Note.parse(note).find(key.name, key.key_id(COSIGNATURE))
-        if line is None:
-            raise TypeError("a witness returned a note without its cosignature")
-        return line.format()
-
-    def _known(self, origin: str) -> PublicIdentity:
-        if self._peers is None:
-            raise RequestRefused(Problem.UNKNOWN_LOG)
-        try:
-            return self._peers.log(origin)
-        except NoteError as error:
-            raise RequestRefused(Problem.UNKNOWN_LOG) from error
-
-    def _convict(self, log: PublicIdentity, error: EquivocationError) -> None:
-        """Write two contradicting heads to the own log: public keys are enough to judge them."""
-        size = _head(error.shown).tree_size
-        # Once for a size: a peer must not fill this log by signing ever more heads.
-        if (log.name, size) not in self._convicted:
-            self._convicted.add((log.name, size))
-            self._log.append(
-                {
-                    "type": "witness.conflict",
-                    "v": 1,
-                    "at": self._clock(),
-                    "origin": log.name,
-                    "tree_size": size,
-                    "known": error.known,
-                    "shown": error.shown,
-                }
-            )
+        except Convicted as error:
+            raise RequestRefused(Problem.LOG_CONVICTED) from error
 
 
 def _desk(request: Request) -> LogDesk:
@@ -204,12 +174,36 @@ def proof(desk: Desk, index: Annotated[int, Query(ge=0, lt=2**53)]) -> str:
     return desk.proof(index)
 
 
+@router.get(
+    "/log/tile/{path:path}",
+    response_class=Response,
+    responses=declare(Problem.NOT_FOUND, Problem.FAULT, Problem.LOG_UNAVAILABLE)
+    | {200: {"description": "A tile or an entry bundle.", "content": {TILE_TYPE: {}}}},
+)
+def tile(desk: Desk, path: str) -> Response:
+    """Return hashes or entries in the layout of C2SP tlog-tiles; a full one may be kept."""
+    data, is_full = desk.tile(path)
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"} if is_full else {}
+    return Response(data, media_type=TILE_TYPE, headers=headers)
+
+
+@router.get(
+    "/witness/{name}/checkpoint",
+    response_class=PlainTextResponse,
+    responses=declare(Problem.UNKNOWN_LOG, Problem.FAULT, Problem.LOG_UNAVAILABLE),
+)
+def watched(desk: Desk, name: str) -> str:
+    """Return the newest head that the witness knows of a log (SHA-256 of its origin, in hex)."""
+    return desk.watched(name)
+
+
 @router.post(
     "/witness/add-checkpoint",
     response_class=PlainTextResponse,
     responses=declare(
         Problem.MALFORMED,
         Problem.NOT_SIGNED_BY_LOG,
+        Problem.LOG_CONVICTED,
         Problem.UNKNOWN_LOG,
         Problem.BODY_TOO_LARGE,
         Problem.PROOF_INVALID,
@@ -228,7 +222,7 @@ async def add_checkpoint(request: Request) -> PlainTextResponse:
 def _add_checkpoint(desk: LogDesk, body: bytes) -> PlainTextResponse:
     try:
         return PlainTextResponse(desk.cosign(body))
-    except _OldSize as known:
+    except OtherSize as known:
         return PlainTextResponse(f"{known.size}\n", status_code=409, media_type=SIZE_TYPE)
 
 

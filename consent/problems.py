@@ -23,6 +23,7 @@ class Problem(Enum):
         403,
         "The notice is not signed by its sender for this node; nothing was recorded.",
     )
+    LOG_CONVICTED = (403, "This log signed two heads of one size; it gets no cosignature.")
     NOT_FOUND = (404, "There is nothing here.")
     UNKNOWN_NOTICE = (404, "No notice of this id is accepted.")
     NOT_PUBLISHED = (404, "The newest checkpoint does not cover this entry.")

@@ -1,7 +1,8 @@
 """Serve an application over HTTP so that it gives nothing away by the way it answers.
 
-Every answer forbids caching and guessing of its type; none allows another site to read it. A
-body is read up to a limit and no further. Nothing about a request is logged.
+Every answer forbids guessing of its type and, unless its route says otherwise, caching; none
+allows another site to read it. A body is read up to a limit and no further. Nothing about a
+request is logged.
 """
 
 import ipaddress
@@ -27,7 +28,6 @@ from consent.problems import Problem, RequestRefused, answer
 LARGEST_BODY_BYTES = 16_384
 _REQUEST = "http.request"
 _HEADERS = {
-    "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -88,6 +88,8 @@ class Envelope:
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
+                # Only a route that says so may be kept: a full tile of a log never changes.
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         body = await self._read(scope, receive)

@@ -19,6 +19,7 @@ WIDTH = 1 << HEIGHT
 LARGEST_ENTRY_BYTES = 65_535
 _LARGEST_BUNDLE_BYTES = WIDTH * (LARGEST_ENTRY_BYTES + 2)
 _CACHED_TILES = 512
+_LEVELS = frozenset(map(str, range(8)))
 
 Fetch: TypeAlias = Callable[[str], bytes]
 """Gives the bytes under a path of the layout; raises OSError when there are none."""
@@ -34,6 +35,29 @@ def tile_path(level: int, index: int, *, width: int = WIDTH) -> str:
 def bundle_path(index: int, *, width: int = WIDTH) -> str:
     """Return the path of an entry bundle."""
     return f"tile/entries/{_index_path(index, width)}"
+
+
+def parse_tile_path(path: str) -> tuple[int | None, int, int]:
+    """Read what stands after `tile/`: the level (None for entries), the index and the width.
+
+    Raises:
+        ValueError: It is no path of the layout, in its only spelling.
+    """
+    first, _, rest = path.partition("/")
+    number, is_partial, last = rest.partition(".p/")
+    width = int(last) if is_partial and last.isdecimal() and len(last) < 4 else WIDTH
+    parts = number.split("/")
+    digits = "".join(part.removeprefix("x") for part in parts)
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 15):
+        raise ValueError("the index of a tile must be groups of three digits")
+    level = None if first == "entries" else int(first) if first in _LEVELS else -1
+    index = int(digits)
+    expected = (
+        bundle_path(index, width=width) if level is None else tile_path(level, index, width=width)
+    )
+    if expected != f"tile/{path}":
+        raise ValueError("a path of a tile must be in its only spelling")
+    return level, index, width
 
 
 def new_tiles(old_size: int, new_size: int) -> Iterator[tuple[int, int, int]]:

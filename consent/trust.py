@@ -4,14 +4,16 @@ The text is C2SP tlog-policy. A policy holds public keys only and decides nothin
 `checkpoint.verify_checkpoint` asks it. Source: https://c2sp.org/tlog-policy
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 
 from consent.identity import IdentityError, PublicIdentity
 from consent.note import NoteError
 
 NO_QUORUM = "none"
+_PEERS, _FEDERATION = "peers", "federation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,57 @@ class TrustPolicy:
         witnesses: Public keys by the policy's own name for them.
         groups: Thresholds by name; members are defined before the group.
         quorum: Name of the witness or group that must have cosigned, or "none".
+        urls: Where witnesses are asked, by the policy's name of the witness; a witness without
+            one is believed and not asked.
     """
 
     logs: tuple[PublicIdentity, ...]
     witnesses: Mapping[str, PublicIdentity]
     groups: Mapping[str, Group]
     quorum: str
+    urls: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, url in self.urls.items():
+            if name not in self.witnesses:
+                raise NoteError(f"the address of {name!r} must be that of a witness")
+            if not url.startswith(("http://", "https://")) or not url.isprintable() or " " in url:
+                raise NoteError(f"the address of the witness {name!r} must be http:// or https://")
         known = {NO_QUORUM, *self.witnesses, *self.groups}
         if self.quorum not in known:
             raise NoteError(f"the quorum {self.quorum!r} must be a witness, a group or none")
+
+    @classmethod
+    def of_federation(
+        cls,
+        coordinator: PublicIdentity,
+        members: Sequence[PublicIdentity],
+        *,
+        urls: Mapping[str, str] | None = None,
+    ) -> "TrustPolicy":
+        """Return the default: the coordinator, and each brand with more than half of its peers.
+
+        A log's own node is one of the witnesses and cosigns its own heads too, which says only
+        that its memory and its log agree. So of n brands (n - 1) // 2 + 2 must have cosigned:
+        the own one and more than half of the n - 1 others.
+
+        Args:
+            coordinator: Cosigns every head; its own log is known as well.
+            members: The brands, whose logs are known and who cosign.
+            urls: Where witnesses are asked, by name.
+        """
+        threshold = min((len(members) - 1) // 2 + 2, len(members))
+        names = tuple(member.name for member in members)
+        return cls(
+            logs=(*members, coordinator),
+            witnesses={key.name: key for key in (coordinator, *members)},
+            groups={
+                _PEERS: Group(threshold, names),
+                _FEDERATION: Group(2, (coordinator.name, _PEERS)),
+            },
+            quorum=_FEDERATION,
+            urls=urls or {},
+        )
 
     @classmethod
     def parse(cls, text: str) -> "TrustPolicy":
@@ -63,7 +105,10 @@ class TrustPolicy:
     def format(self) -> str:
         """Write the policy; `parse` gives an equal one back."""
         lines = [f"log {log.format()}" for log in self.logs]
-        lines += [f"witness {name} {key.format_witness()}" for name, key in self.witnesses.items()]
+        lines += [
+            " ".join(["witness", name, key.format_witness(), *filter(None, [self.urls.get(name)])])
+            for name, key in self.witnesses.items()
+        ]
         lines += [
             f"group {name} {group.threshold} {' '.join(group.members)}"
             for name, group in self.groups.items()
@@ -81,6 +126,11 @@ class TrustPolicy:
                 return log
         raise NoteError(f"the trust policy knows no log with the origin {origin!r}")
 
+    def only(self, names: Collection[str]) -> "TrustPolicy":
+        """Return the same logs with only these witnesses, and no quorum."""
+        witnesses = {name: key for name, key in self.witnesses.items() if name in names}
+        return TrustPolicy(logs=self.logs, witnesses=witnesses, groups={}, quorum=NO_QUORUM)
+
     def is_quorum(self, cosigners: Collection[str]) -> bool:
         """Tell whether these witnesses, by their names in the policy, are enough."""
         if self.quorum == NO_QUORUM:
@@ -94,6 +144,29 @@ class TrustPolicy:
         return self.quorum in met
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Witnessing:
+    """Who cosigns a log while it is served, and how often.
+
+    Attributes:
+        policy: File of the trust policy; None for nobody, or for those that were pinned. Trusted:
+            whoever can edit it decides whose heads get this node's word.
+        every_s: Seconds between two passes over the witnesses.
+        max_age_s: Age in seconds at which a cosigned head is no longer fresh; at half of it
+            the same head is cosigned again.
+    """
+
+    policy: Path | None = None
+    every_s: int = 60
+    max_age_s: int = 600
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.every_s <= self.max_age_s:
+            raise ValueError(
+                f"every_s must be in [1, max_age_s = {self.max_age_s}], got {self.every_s}"
+            )
+
+
 class _Reader:
     """Collects the lines of one policy text and checks each against those before it."""
 
@@ -105,6 +178,7 @@ class _Reader:
         self._witnesses: dict[str, PublicIdentity] = {}
         self._groups: dict[str, Group] = {}
         self._members: set[str] = set()
+        self._urls: dict[str, str] = {}
         self._quorum: str | None = None
 
     def read(self, line: str) -> None:
@@ -132,6 +206,7 @@ class _Reader:
             witnesses=MappingProxyType(self._witnesses),
             groups=MappingProxyType(self._groups),
             quorum=self._quorum,
+            urls=MappingProxyType(self._urls),
         )
 
     def _read_log(self, words: list[str]) -> None:
@@ -152,6 +227,8 @@ class _Reader:
             raise NoteError(f"the key of witness {words[0]!r} must be listed once")
         self._witness_keys.add(witness.key)
         self._witnesses[words[0]] = witness
+        if len(words) == 3:
+            self._urls[words[0]] = words[2]
 
     def _read_group(self, words: list[str]) -> None:
         if len(words) < 3:

@@ -78,6 +78,12 @@ class Witness:
             seen = self._seen(origin)
         return 0 if seen is None else _head(seen[1]).tree_size
 
+    def seen(self, origin: str) -> str | None:
+        """Return the note that was cosigned last, as its log signed it; None for an unknown log."""
+        with _storage():
+            row = self._seen(origin)
+        return None if row is None else row[1]
+
     def cosign(self, note: str, *, log: PublicIdentity, proof: Sequence[bytes], at: int) -> str:
         """Cosign a head that extends the one known.
 

@@ -4,10 +4,7 @@ What a witness may cosign is decided by `Witness`, which remembers. An answer is
 after its signature was checked. Source: https://c2sp.org/tlog-witness
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import httpx
 
@@ -16,10 +13,12 @@ from consent.event import CLOCK_TOLERANCE_MS, LogError
 from consent.identity import PublicIdentity
 from consent.log import Log
 from consent.note import Note, NoteError
+from consent.submission import SIZE_TYPE, Submission
 from consent.trust import TrustPolicy
+from consent.watchtower import origin_hash
 
-MOST_HASHES = 63
-SIZE_TYPE = "text/x.tlog.size"
+__all__ = ["SIZE_TYPE", "Submission", "WitnessRefused", "fetch_seen", "request_cosignature"]
+
 _MOST_ANSWER_BYTES = 16_384
 _MOST_TRIES = 3
 
@@ -36,49 +35,6 @@ class WitnessRefused(Exception):  # noqa: N818 - an answer, named for the answer
         self.status = status
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """What is sent to a witness; nothing in it is believed yet.
-
-    Attributes:
-        old_size: Tree size that the witness cosigned last, as the sender believes.
-        proof: Consistency proof from there, at most 63 hashes.
-        note: The checkpoint, signed by its log.
-    """
-
-    old_size: int
-    proof: tuple[bytes, ...]
-    note: str
-
-    def format(self) -> str:
-        """Write the body; `parse` gives an equal value back."""
-        hashes = [base64.b64encode(value).decode() for value in self.proof]
-        return "\n".join([f"old {self.old_size}", *hashes, "", self.note])
-
-    @classmethod
-    def parse(cls, text: str) -> "Submission":
-        """Read a body.
-
-        Raises:
-            ValueError: The body is not what tlog-witness describes, in its only spelling.
-        """
-        head, blank, note = text.partition("\n\n")
-        first, *lines = head.split("\n")
-        number = first.removeprefix("old ")
-        if not (blank and number.isascii() and number.isdecimal() and len(number) < 20):
-            raise ValueError("a submission must begin with the old size")
-        if len(lines) > MOST_HASHES:
-            raise ValueError(f"a submission must hold at most {MOST_HASHES} hashes")
-        try:
-            proof = tuple(base64.b64decode(line, validate=True) for line in lines)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError("a proof line of a submission is not base64") from error
-        submission = cls(old_size=int(number), proof=proof, note=note)
-        if any(len(value) != 32 for value in proof) or submission.format() != text:
-            raise ValueError("a submission must be in its only canonical spelling")
-        return submission
-
-
 def request_cosignature(
     url: str,
     log: Log,
@@ -87,6 +43,7 @@ def request_cosignature(
     witness_key: PublicIdentity,
     at: int,
     known_size: int = 0,
+    note: str | None = None,
     timeout_s: float = 10.0,
     verify_tls: bool | str = True,
 ) -> str:
@@ -101,6 +58,7 @@ def request_cosignature(
         witness_key: The key the peer cosigns with.
         at: Epoch milliseconds, to refuse a cosignature of another time.
         known_size: Tree size the witness cosigned last; a wrong one costs one more call.
+        note: The head to be cosigned; None for the present one.
         timeout_s: Seconds to wait for each part of an answer.
         verify_tls: Whether to check the peer's certificate, or a file of authorities to trust.
 
@@ -108,7 +66,7 @@ def request_cosignature(
         WitnessRefused: No answer, a refusal, or one that is no valid cosignature of this head.
         LogError: The own log cannot be used.
     """
-    note = log.checkpoint()
+    note = log.checkpoint() if note is None else note
     size = Checkpoint.parse(Note.parse(note).text).tree_size
     address = f"{url.rstrip('/')}/add-checkpoint"
     # No proxy of the environment may see or change what two nodes say to each other.
@@ -116,7 +74,7 @@ def request_cosignature(
         for _ in range(_MOST_TRIES):
             proof = _prove(log, known_size, size) if known_size else ()
             body = Submission(old_size=known_size, proof=tuple(proof), note=note).format()
-            status, kind, text = _post(client, address, body, witness=witness_key.name)
+            status, kind, text = _send(client, "POST", address, body, witness=witness_key.name)
             if status == 200:
                 return _checked(note + text, log_key=log_key, witness_key=witness_key, at=at)
             told = _told_size(text) if (status, kind) == (409, SIZE_TYPE) else None
@@ -134,6 +92,28 @@ def request_cosignature(
     )
 
 
+def fetch_seen(
+    url: str, origin: str, *, timeout_s: float = 10.0, verify_tls: bool | str = True
+) -> str:
+    """Return the newest note of a log that a witness says it has cosigned; nothing is checked.
+
+    Args:
+        url: Prefix of the witness, such as "https://node.example/witness".
+        origin: The log.
+        timeout_s: Seconds to wait for each part of an answer.
+        verify_tls: Whether to check the peer's certificate, or a file of authorities to trust.
+
+    Raises:
+        WitnessRefused: No answer, or none with a note.
+    """
+    address = f"{url.rstrip('/')}/{origin_hash(origin)}/checkpoint"
+    with httpx.Client(timeout=timeout_s, trust_env=False, verify=verify_tls) as client:
+        status, _, text = _send(client, "GET", address, "", witness=url)
+    if status != 200:
+        raise WitnessRefused(f"the witness at {url} answered {status} and shows no head")
+    return text
+
+
 def _prove(log: Log, old: int, new: int) -> Sequence[bytes]:
     try:
         return log.consistency_proof(old, new)
@@ -143,10 +123,12 @@ def _prove(log: Log, old: int, new: int) -> Sequence[bytes]:
         ) from error
 
 
-def _post(client: httpx.Client, url: str, body: str, *, witness: str) -> tuple[int, str, str]:
+def _send(
+    client: httpx.Client, method: str, url: str, body: str, *, witness: str
+) -> tuple[int, str, str]:
     try:
         with client.stream(
-            "POST", url, content=body.encode(), headers={"Content-Type": "text/plain"}
+            method, url, content=body.encode(), headers={"Content-Type": "text/plain"}
         ) as response:
             data = b""
             for chunk in response.iter_bytes():

@@ -31,6 +31,15 @@ class RunStatus(StrEnum):
     FAILED = "failed"
 
 
+class NotAdded(StrEnum):
+    """Why an update was not added up, for the coordinator's log."""
+
+    SILENT = "silent"
+    DECLINED = "declined"
+    UNTRUSTED = "untrusted"
+    UNWITNESSED = "unwitnessed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundRecord:
     """One answered round.

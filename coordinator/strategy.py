@@ -5,7 +5,7 @@ back is noised and masked. What this module adds is order: a missing brand voids
 the floor is kept, and a run that met no quorum ends `failed` with the reason.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -14,10 +14,20 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from consent import EquivocationError, LogError, NoteError, ProofError, SignatureError
+from consent import (
+    Convicted,
+    Evidence,
+    JsonValue,
+    LogError,
+    NoteError,
+    ProofError,
+    SignatureError,
+    TrustPolicy,
+    verify_log_signature,
+)
 from coordinator.evidence import verify_evidence
 from coordinator.host import Host
-from coordinator.rounds import Attempt, RoundRecord, RunStatus
+from coordinator.rounds import Attempt, NotAdded, RoundRecord, RunStatus
 from models.exchange import (
     CONTRIBUTION_CONTEXT,
     DELIVER,
@@ -38,7 +48,7 @@ from models.plan import PlanError
 from privacy import Session, SumRefused, total
 
 _MISTRUST = (
-    EquivocationError,
+    Convicted,
     LogError,
     NoteError,
     PlanError,
@@ -46,6 +56,11 @@ _MISTRUST = (
     SignatureError,
     WireError,
 )
+
+
+# How often heads are carried round before a quorum counts as missed: once to cosign, once more
+# for each proof that nobody knew to be needed.
+_PASSES = 3
 
 
 class RunFailed(Exception):  # noqa: N818 - an answer: the run has ended, and is recorded so
@@ -59,6 +74,16 @@ class _Answers:
     replies: Mapping[str, Reply]
     refusals: Mapping[str, str]
     bytes_up: Mapping[str, int]
+    kinds: Mapping[str, NotAdded]
+
+    def without(self, unwitnessed: Mapping[str, str]) -> "_Answers":
+        """The same without the replies whose heads too few have cosigned."""
+        return _Answers(
+            replies={name: one for name, one in self.replies.items() if name not in unwitnessed},
+            refusals={**self.refusals, **unwitnessed},
+            bytes_up=self.bytes_up,
+            kinds={**self.kinds, **dict.fromkeys(unwitnessed, NotAdded.UNWITNESSED)},
+        )
 
 
 class Conductor:
@@ -90,10 +115,18 @@ class Conductor:
             for node in grid.get_nodes()
             if node.name in self._signed.plan.members
         }
+        self._silent: set[str] = set()
 
     def lead(self) -> None:
-        """Run the plan to its end, or record why it failed."""
+        """Run the plan to its end, or record why it failed.
+
+        Raises:
+            LogError: the coordinator's own log was put back from an older copy; nobody was asked.
+            NoteError: the trust policy cannot be used; nobody was asked.
+        """
         run, plan = self._run, self._signed.plan
+        self._host.tower.verify_not_put_back()
+        self._policy: TrustPolicy = self._host.trust_policy
         try:
             cohort = self._invite()
             for number in range(len(run.rounds) + 1, len(plan.queries) + 1):
@@ -103,15 +136,17 @@ class Conductor:
             run.end(RunStatus.FAILED, reason=str(failure))
         else:
             run.end(RunStatus.COMPLETED)
+        self._host.record("run.ended", run=plan.digest, status=run.status.value)
         self._witness()
 
     def _invite(self) -> tuple[str, ...]:
         def request(name: str) -> RecordDict:
             return ReadyRequest(
-                signed_plan=self._signed.format(), witnessed=self._host.witnessed(name)
+                signed_plan=self._signed.format(), witnessed=self._host.relay.witnessed(name)
             ).to_record()
 
         answers = self._exchange(READY, request, self._ids)
+        self._silent = {name for name, why in answers.kinds.items() if why is NotAdded.SILENT}
         self._note(answers)
         return self._above_floor(answers.replies)
 
@@ -121,6 +156,8 @@ class Conductor:
         query = plan.queries[number - 1]
         for attempt in range(run.next_attempt(number, cohort), plan.attempts + 1):
             run.begin_attempt(Attempt(round=number, attempt=attempt, cohort=cohort))
+            asked: dict[str, JsonValue] = {"run": plan.digest, "round": number, "attempt": attempt}
+            self._host.record("round.begun", **asked, cohort=list(cohort))
             answers, summed = self._attempt(number, attempt, cohort)
             if summed is not None:
                 record = RoundRecord(
@@ -132,6 +169,7 @@ class Conductor:
                 )
                 parameters = plan.recipe.advance(number - 1, run.parameters, summed / query.scale)
                 run.finish_round(record, parameters)
+                self._host.record("round.aggregated", **asked, kind=query.name, cohort=list(cohort))
                 self._on_round(record)
                 return cohort
             self._note(answers)
@@ -152,11 +190,12 @@ class Conductor:
                 attempt=attempt,
                 cohort=cohort,
                 announced=announced,
-                witnessed=self._host.witnessed(name),
+                witnessed=self._host.relay.witnessed(name),
             )
 
         terms = request(cohort[0])
         answers = self._exchange(ROUND, lambda name: request(name).to_record(), cohort, terms)
+        answers = self._witnessed(answers, terms)
         if answers.refusals:
             return answers, None
         session = Session(
@@ -174,6 +213,68 @@ class Conductor:
         except SumRefused as error:
             raise RunFailed(f"round {number} does not add up: {error}") from error
 
+    def _witnessed(self, answers: _Answers, asked: RoundRequest) -> _Answers:
+        """Leave out each update whose head has no fresh quorum, and log what became of each."""
+        self._gather(answers.replies)
+        where: dict[str, JsonValue] = {
+            "run": asked.plan_digest,
+            "round": asked.round,
+            "attempt": asked.attempt,
+        }
+        unwitnessed: dict[str, str] = {}
+        entries = []
+        for name, reply in answers.replies.items():
+            head = verify_log_signature(reply.checkpoint, self._host.member(name))
+            try:
+                # A witness may have shown two heads of this log while it was carried round.
+                self._host.verify_not_quarantined(name)
+                cosigners = self._host.relay.verify_fresh(
+                    name, self._policy, tree_size=head.tree_size
+                )
+            except (Convicted, NoteError) as error:
+                unwitnessed[name] = str(error)
+                continue
+            entries.append(
+                self._host.event(
+                    "update.accepted",
+                    **where,
+                    member=name,
+                    evidence=[entry.index for entry in reply.evidence],
+                    tree_size=head.tree_size,
+                    cosigners=list(cosigners),
+                )
+            )
+        left = answers.without(unwitnessed)
+        for name, kind in left.kinds.items():
+            entries.append(
+                self._host.event("update.refused", **where, member=name, reason=kind.value)
+            )
+        self._host.log.append_many(entries)
+        return left
+
+    def _gather(self, names: Collection[str]) -> None:
+        """Carry the heads of these members to the others, until a quorum has cosigned each."""
+        relay, policy = self._host.relay, self._policy
+        relay.hold(names)
+        for _ in range(_PASSES):
+            if relay.is_settled(names, policy):
+                return
+            self._count(self._carry(names))
+
+    def _carry(self, origins: Collection[str]) -> _Answers:
+        """Carry the heads of these logs to everybody who answers, once."""
+
+        def request(name: str) -> RecordDict:
+            relay = self._host.relay
+            return WitnessRequest(
+                witnessed=relay.witnessed(name),
+                relayed=relay.submissions(name, self._policy, origins=origins),
+            ).to_record()
+
+        answers = self._exchange(WITNESS, request, set(self._ids) - self._silent)
+        self._silent |= {name for name, why in answers.kinds.items() if why is NotAdded.SILENT}
+        return answers
+
     def _deliver(self, cohort: Iterable[str]) -> None:
         """Give the model to recipients among the members that took part; nobody must take it."""
         plan, run = self._signed.plan, self._run
@@ -182,21 +283,25 @@ class Conductor:
             return Delivery(
                 plan_digest=plan.digest,
                 parameters=run.parameters,
-                witnessed=self._host.witnessed(name),
+                witnessed=self._host.relay.witnessed(name),
             ).to_record()
 
         answers = self._exchange(DELIVER, request, set(cohort) & set(plan.recipients))
         self._note(answers)
+        self._host.record("model.delivered", run=plan.digest, members=[*sorted(answers.replies)])
 
     def _witness(self) -> None:
-        """Cosign every member's newest head and hand the note over, also to those who refused."""
-
-        def request(name: str) -> RecordDict:
-            return WitnessRequest(witnessed=self._host.witnessed(name)).to_record()
-
-        for _ in range(2):
-            answers = self._exchange(WITNESS, request, self._ids)
-            self._count(answers)
+        """Let every log's newest head be cosigned and hand the notes over, also to who refused."""
+        self._silent = set()
+        origins = [*self._ids, self._host.identity.name]
+        self._host.relay.hold(())
+        for number in range(_PASSES):
+            # One pass more after the last cosignature hands the notes over.
+            is_last = number and self._host.relay.is_settled(origins, self._policy)
+            self._count(self._carry(origins))
+            self._host.relay.hold(origins)
+            if is_last:
+                break
         self._run.save()
 
     def _exchange(
@@ -207,13 +312,14 @@ class Conductor:
         asked: RoundRequest | None = None,
     ) -> _Answers:
         """Send one message to each name and keep the answers that can be trusted."""
-        by_id = {self._ids[name]: name for name in names}
+        by_id = {self._ids[name]: name for name in sorted(names)}
         messages = [
             Message(request(name), dst_node_id=node_id, message_type=kind, ttl=self._timeout_s + 60)
             for node_id, name in by_id.items()
         ]
         replies: dict[str, Reply] = {}
         refusals = dict.fromkeys(by_id.values(), "it did not answer in time")
+        kinds = dict.fromkeys(by_id.values(), NotAdded.SILENT)
         bytes_up: dict[str, int] = {}
         for message in self._grid.send_and_receive(messages, timeout=self._timeout_s):
             name = by_id.get(message.metadata.src_node_id, "")
@@ -223,14 +329,16 @@ class Conductor:
                 reply = self._read(name, message, asked)
             except _MISTRUST as error:
                 refusals[name] = f"its answer cannot be trusted: {error}"
+                kinds[name] = NotAdded.UNTRUSTED
                 continue
             bytes_up[name] = size_bytes(reply)
             if isinstance(reply, Refusal):
                 refusals[name] = reply.reason
+                kinds[name] = NotAdded.DECLINED
             else:
                 replies[name] = reply
-                del refusals[name]
-        return _Answers(replies=replies, refusals=refusals, bytes_up=bytes_up)
+                del refusals[name], kinds[name]
+        return _Answers(replies=replies, refusals=refusals, bytes_up=bytes_up, kinds=kinds)
 
     def _read(self, name: str, message: Message, asked: RoundRequest | None) -> Reply | Refusal:
         if message.has_error():
@@ -239,16 +347,31 @@ class Conductor:
         if reply.name != name:
             raise WireError(f"it calls itself {reply.name!r}")
         if isinstance(reply, Reply):
-            now = self._host.clock()
-            if asked is not None:
-                signed = Reply.signed_bytes(asked.digest, reply.masked)
-                self._host.member(name).verify(CONTRIBUTION_CONTEXT, signed, reply.signature)
-            head = self._host.cosign(name, checkpoint=reply.checkpoint, proof=reply.proof, at=now)
-            if asked is not None:
-                verify_evidence(
-                    reply, self._signed.plan, head, round_=(asked.round, asked.attempt), now=now
-                )
+            self._believe(name, reply, asked)
         return reply
+
+    def _believe(self, name: str, reply: Reply, asked: RoundRequest | None) -> None:
+        """Check everything in a reply; cosign its head and keep what it says about others."""
+        host, policy, member = self._host, self._policy, self._host.member(name)
+        if asked is None:
+            host.relay.refresh(member, reply, policy)
+        else:
+            signed = Reply.signed_bytes(asked.digest, reply.masked)
+            member.verify(CONTRIBUTION_CONTEXT, signed, reply.signature)
+            head = host.relay.take(member, reply, policy)
+            verify_evidence(
+                reply,
+                self._signed.plan,
+                head,
+                round_=(asked.round, asked.attempt),
+                now=host.clock(),
+            )
+        for data in reply.testimony.evidence:
+            evidence = Evidence.parse(data)
+            if evidence.log.name != host.identity.name:
+                host.quarantine(evidence)
+        if asked is None and reply.testimony.known:
+            host.relay.absorb(name, reply.testimony, policy)
 
     def _note(self, answers: _Answers) -> None:
         self._run.refusals.update(answers.refusals)

@@ -23,6 +23,7 @@ WITNESS = "query.witness"
 CONTRIBUTION_CONTEXT = "contribution/v1"
 
 Item = TypeVar("Item")
+Other = TypeVar("Other")
 
 _FIELDS = "fields"
 _ARRAYS = "arrays"
@@ -39,11 +40,13 @@ class Witnessed:
 
     Attributes:
         tree_size: Size of that log's last cosigned head; 0 before the first.
-        note: The cosigned checkpoint; empty before the first.
+        note: The cosigned checkpoint, with what peers cosigned; empty before the first.
+        sizes: Sizes that other witnesses cosigned last, from which they need a proof.
     """
 
     tree_size: int
     note: str
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,22 +77,26 @@ class ReadyRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitnessRequest:
-    """Show me your log's newest head, and take the cosignature of the last one.
+    """Show me your log's newest head, take its cosignatures, and cosign the others' heads.
 
     Attributes:
         witnessed: See `Witnessed`.
+        relayed: Heads of other logs as `consent.Submission` writes them. Whoever relays them need
+            not be believed: each is signed by its log, and the proof shows that it only grew.
     """
 
     witnessed: Witnessed
+    relayed: tuple[str, ...] = ()
 
     def to_record(self) -> RecordDict:
         """As Flower carries it."""
-        return _record(_format_witnessed(self.witnessed))
+        fields = _format_witnessed(self.witnessed)
+        return _record({**fields, "relayed": list(self.relayed)})
 
     @classmethod
     def from_record(cls, record: RecordDict) -> "WitnessRequest":
         """Read it; WireError if a field is missing or of another type."""
-        return cls(witnessed=_parse_witnessed(record))
+        return cls(witnessed=_parse_witnessed(record), relayed=tuple(_list(record, "relayed", str)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +204,37 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """A proof that the log in a reply extends an older head of it.
+
+    Attributes:
+        old_size: Size of the older head.
+        proof: Consistency proof, hashes of 32 bytes.
+    """
+
+    old_size: int
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Testimony:
+    """What a participant says as a witness of the others' logs.
+
+    Attributes:
+        known: Tree size that it cosigned last, by origin of the log.
+        cosigned: Origin and cosignature line for each relayed head that it cosigned.
+        evidence: Files that convict logs of two histories, as `consent.Evidence` writes them.
+    """
+
+    known: Mapping[str, int]
+    cosigned: tuple[tuple[str, str], ...] = ()
+    evidence: tuple[bytes, ...] = ()
+
+
+NO_TESTIMONY = Testimony(known={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A participant's answer: its log's head, and for a round the masked sum.
 
@@ -208,6 +246,8 @@ class Reply:
         evidence: The permit, the charge and the release in the log, in that order; empty
             unless a round was asked.
         signature: The participant's signature of `signed_bytes`; empty unless a round was asked.
+        growth: The same consistency from the sizes that the request asked for.
+        testimony: What the participant says about other logs; nothing in answer to a round.
     """
 
     name: str
@@ -216,6 +256,8 @@ class Reply:
     masked: bytes = b""
     evidence: tuple[Evidence, ...] = ()
     signature: bytes = b""
+    growth: tuple[Growth, ...] = ()
+    testimony: Testimony = NO_TESTIMONY
 
     @staticmethod
     def signed_bytes(terms: bytes, masked: bytes) -> bytes:
@@ -234,6 +276,13 @@ class Reply:
                 "indexes": [entry.index for entry in self.evidence],
                 "inclusions": [b"".join(entry.proof) for entry in self.evidence],
                 "signature": self.signature,
+                "growth_sizes": [growth.old_size for growth in self.growth],
+                "growth_proofs": [b"".join(growth.proof) for growth in self.growth],
+                "known_origins": list(self.testimony.known),
+                "known_sizes": list(self.testimony.known.values()),
+                "cosigned_origins": [origin for origin, _ in self.testimony.cosigned],
+                "cosigned_lines": [line for _, line in self.testimony.cosigned],
+                "convictions": list(self.testimony.evidence),
             }
         )
 
@@ -266,20 +315,56 @@ def parse_reply(record: RecordDict) -> Reply | Refusal:
         masked=_bytes(record, "masked"),
         evidence=_evidence(record),
         signature=_bytes(record, "signature"),
+        growth=_growth(record),
+        testimony=_testimony(record),
     )
 
 
 def size_bytes(reply: Reply | Refusal) -> int:
     """Bytes of content that left the node with this answer."""
-    if isinstance(reply, Refusal):
-        return len(reply.name.encode()) + len(reply.reason.encode())
-    head = len(reply.name.encode()) + len(reply.checkpoint.encode())
-    proofs = sum(map(len, reply.proof)) + len(reply.signature)
-    evidence = sum(
-        len(entry.leaf) + len(str(entry.index)) + sum(map(len, entry.proof))
-        for entry in reply.evidence
+    total = 0
+    for value in _fields(reply.to_record()).values():
+        for part in value if isinstance(value, list) else [value]:
+            total += len(part if isinstance(part, bytes) else str(part).encode())
+    return total
+
+
+def _growth(record: RecordDict) -> tuple[Growth, ...]:
+    sizes, proofs = _paired(record, ("growth_sizes", int), ("growth_proofs", bytes))
+    if min(sizes, default=0) < 0:
+        raise WireError("field growth_sizes must be counts; it was dropped")
+    return tuple(
+        Growth(old_size=size, proof=_hashes(joined))
+        for size, joined in zip(sizes, proofs, strict=True)
     )
-    return head + proofs + evidence + len(reply.masked)
+
+
+def _testimony(record: RecordDict) -> Testimony:
+    origins, sizes = _paired(record, ("known_origins", str), ("known_sizes", int))
+    if min(sizes, default=0) < 0:
+        raise WireError("field known_sizes must be counts; it was dropped")
+    if len(set(origins)) != len(origins):
+        raise WireError("field known_origins must name each log once; it was dropped")
+    logs, lines = _paired(record, ("cosigned_origins", str), ("cosigned_lines", str))
+    return Testimony(
+        known=dict(zip(origins, sizes, strict=True)),
+        cosigned=tuple(zip(logs, lines, strict=True)),
+        evidence=tuple(_list(record, "convictions", bytes)),
+    )
+
+
+def _paired(
+    record: RecordDict, first: tuple[str, type[Item]], second: tuple[str, type[Other]]
+) -> tuple[list[Item], list[Other]]:
+    """Two lists of one length."""
+    one, two = _list(record, *first), _list(record, *second)
+    if len(one) != len(two):
+        raise WireError(f"field {second[0]} must be as long as {first[0]}; it was dropped")
+    return one, two
+
+
+def _hashes(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(joined[at : at + 32] for at in range(0, len(joined), 32))
 
 
 def _evidence(record: RecordDict) -> tuple[Evidence, ...]:
@@ -294,7 +379,7 @@ def _evidence(record: RecordDict) -> tuple[Evidence, ...]:
         Evidence(
             leaf=leaf,
             index=index,
-            proof=tuple(joined[at : at + 32] for at in range(0, len(joined), 32)),
+            proof=_hashes(joined),
         )
         for leaf, index, joined in zip(leaves, indexes, inclusions, strict=True)
     )
@@ -318,12 +403,21 @@ def _array_digest(array: NDArray[np.float64]) -> str:
 
 
 def _format_witnessed(witnessed: Witnessed) -> dict[str, ConfigRecordValues]:
-    return {"witnessed_size": witnessed.tree_size, "witnessed_note": witnessed.note}
+    return {
+        "witnessed_size": witnessed.tree_size,
+        "witnessed_note": witnessed.note,
+        "witnessed_sizes": list(witnessed.sizes),
+    }
 
 
 def _parse_witnessed(record: RecordDict) -> Witnessed:
+    sizes = tuple(_list(record, "witnessed_sizes", int))
+    if min(sizes, default=0) < 0:
+        raise WireError("field witnessed_sizes must be counts; the message was dropped")
     return Witnessed(
-        tree_size=_integer(record, "witnessed_size"), note=_text(record, "witnessed_note")
+        tree_size=_integer(record, "witnessed_size"),
+        note=_text(record, "witnessed_note"),
+        sizes=sizes,
     )
 
 
@@ -357,7 +451,7 @@ def _bytes(record: RecordDict, name: str) -> bytes:
 
 def _list(record: RecordDict, name: str, kind: type[Item]) -> list[Item]:
     value = _fields(record).get(name)
-    if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+    if not isinstance(value, list) or not all(type(item) is kind for item in value):
         raise WireError(f"field {name} must be a list of {kind.__name__}; it was dropped")
     return value
 

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from consent import Profile, Purpose
+from consent import Profile, Purpose, Witnessing
 from participant.partners import SPREADING_KEYS, Spreading, format_spreading, parse_spreading
 from privacy import Budget
 
 REQUIRED_COLUMNS = ("customer", "invoice", "item", "quantity", "price", "time")
 
 _PATHS = ("folder", "transactions", "products")
+_SECONDS = ("every_s", "max_age_s")
 
 
 class ConfigError(ValueError):
@@ -41,6 +42,7 @@ class ParticipantConfig:
         cohort_floor: Fewest brands this node sums with; at least 3.
         spreading: Whom a withdrawal reaches, and how: the tables `recipients`, `senders`,
             `propagation` and `remedy`, and the key `on_withdraw`.
+        witnessing: Who cosigns the node's log while it is served, and how often.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ParticipantConfig:
     budgets: Mapping[Purpose, Budget]
     cohort_floor: int
     spreading: Spreading = field(default_factory=Spreading)
+    witnessing: Witnessing = field(default_factory=Witnessing)
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -98,6 +101,7 @@ def format_config(config: ParticipantConfig) -> str:
         "[columns]",
         *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
     ]
+    lines += _format_witnessing(config.witnessing)
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
         lines += [f"epsilon = {budget.epsilon!r}", f"delta = {budget.delta!r}"]
@@ -110,7 +114,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         "the file",
         set(document),
         required={"name", "folder", "transactions", "products", "columns", "budgets"},
-        optional={"profile", "cohort_floor", *SPREADING_KEYS},
+        optional={"profile", "cohort_floor", "witnessing", *SPREADING_KEYS},
     )
     cohort_floor = document.get("cohort_floor", 3)
     if type(cohort_floor) is not int:  # In Python `true` would be one.
@@ -131,7 +135,31 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         budgets={_purpose(name): _budget(name, value) for name, value in budgets.items()},
         cohort_floor=cohort_floor,
         spreading=spreading,
+        witnessing=_witnessing(_table(document.get("witnessing", {}), "witnessing"), folder),
     )
+
+
+def _witnessing(table: Mapping[str, object], folder: Path) -> Witnessing:
+    _verify_keys("witnessing", set(table), required=set(), optional={"policy", *_SECONDS})
+    policy = table.get("policy")
+    seconds = {name: table[name] for name in _SECONDS if name in table}
+    for name, value in seconds.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"witnessing.{name} must be a positive integer, got {value!r}")
+    try:
+        return Witnessing(
+            policy=None if policy is None else folder / _text(policy, "witnessing.policy"),
+            **{name: int(str(value)) for name, value in seconds.items()},
+        )
+    except ValueError as error:
+        raise ConfigError(f"witnessing: {error}") from error
+
+
+def _format_witnessing(witnessing: Witnessing) -> list[str]:
+    lines = [f"{name} = {getattr(witnessing, name)}" for name in _SECONDS]
+    if witnessing.policy is not None:
+        lines.insert(0, f"policy = {_quoted(str(witnessing.policy.absolute()))}")
+    return ["", "[witnessing]", *lines]
 
 
 def _quoted(text: str) -> str:

@@ -20,6 +20,7 @@ from consent import (
     JsonValue,
     Log,
     LogError,
+    NoteError,
     Outbox,
     Overdue,
     PublicIdentity,
@@ -28,6 +29,7 @@ from consent import (
     Register,
     Rulebook,
     TrustPolicy,
+    Watchtower,
     append_state_root,
     ladder_of,
     needing_assessment,
@@ -86,6 +88,7 @@ class Node:
         access: What people and services may do.
         assessments: Impact assessments, without which the gate opens no purpose that needs one.
         gate: The only way to rows.
+        tower: Cosigns the logs of peers, and knows what was seen of the own one.
         ledger: What each purpose has spent.
         versions: The models it keeps, who is in them, and until when they may be used.
         handles: Under which random names other brands know a person.
@@ -115,6 +118,7 @@ class Node:
             policy_digest=policy_digest(config.profile),
             checks=(self.assessments,),
         )
+        self.tower = Watchtower(folder, self.identity, log, clock=clock)
         self.ledger = Ledger.open(folder / "ledger.sqlite", _budgets(config))
         spreading = config.spreading
         self.versions = Versions(
@@ -177,7 +181,7 @@ class Node:
             except BaseException:
                 log.close()
                 raise
-        except (OSError, IdentityError, LedgerError, LogError, RosterError) as error:
+        except (OSError, IdentityError, LedgerError, LogError, NoteError, RosterError) as error:
             raise NodeError(f"the node in {config.folder} cannot be opened: {error}") from error
 
     @classmethod
@@ -188,12 +192,14 @@ class Node:
             if (config.folder / "roster").exists():
                 node._load_members()
         except BaseException:
+            node.tower.close()
             node.ledger.close()
             raise
         return node
 
     def close(self) -> None:
-        """Close log and ledger; a second time does nothing."""
+        """Close log, ledger and witness; a second time does nothing."""
+        self.tower.close()
         self.ledger.close()
         self.log.close()
 
@@ -252,15 +258,21 @@ class Node:
 
     @property
     def trust_policy(self) -> TrustPolicy:
-        """Whose signatures make this node's own log believable."""
+        """Whose logs are cosigned here, and whose cosignatures make this node's log believable.
+
+        That of the configuration; without one, the coordinator and more than half of the peers.
+
+        Raises:
+            NodeError: nobody was pinned yet.
+            NoteError: the configured policy cannot be used.
+        """
+        path = self.config.witnessing.policy
+        if path is not None:
+            return read_trust_policy(path, log=self.identity.public)
         if self._coordinator is None:
             raise NodeError(f"{self.name} has pinned no coordinator yet; nothing was answered")
-        return TrustPolicy(
-            logs=(self.identity.public,),
-            witnesses={self._coordinator.name: self._coordinator},
-            groups={},
-            quorum=self._coordinator.name,
-        )
+        members = [PublicIdentity(name=card.name, key=card.identity) for card in self.roster.cards]
+        return TrustPolicy.of_federation(self._coordinator, members)
 
     def public_identity(self, member: str) -> PublicIdentity:
         """The pinned signing key of a member.
@@ -544,6 +556,21 @@ class Node:
                         f"{entry.index} charges a release that it lacks; nothing was started"
                     )
                 return
+
+
+def read_trust_policy(path: Path, *, log: PublicIdentity) -> TrustPolicy:
+    """Read a trust policy that knows the own log by its own key.
+
+    Raises:
+        NoteError: the file cannot be read, is no policy, or is that of other logs.
+    """
+    try:
+        policy = TrustPolicy.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise NoteError(f"the trust policy {path} cannot be read; nobody was asked") from error
+    if policy.log(log.name) != log:
+        raise NoteError(f"the trust policy {path} knows the log {log.name!r} by another key")
+    return policy
 
 
 def _budgets(config: ParticipantConfig) -> dict[str, Budget]:

@@ -14,15 +14,18 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from consent import PermittedView, Refused, Use, UseKind, verify_log_signature
+from consent import Cosigned, PermittedView, Refused, Use, UseKind, verify_log_signature
 from models.churn import ChurnLogistic, ChurnRows
 from models.exchange import (
     CONTRIBUTION_CONTEXT,
+    NO_TESTIMONY,
     Delivery,
     Evidence,
+    Growth,
     ReadyRequest,
     Reply,
     RoundRequest,
+    Testimony,
     Witnessed,
     WitnessRequest,
 )
@@ -38,6 +41,7 @@ from privacy import NoiseSource, ReleaseKey, Session, SumRefused, discrete_gauss
 # A stored answer is the log's entries of its permit and its charge, then the masked bytes.
 _ENTRIES = struct.Struct(">QQ")
 BATCH = 4096  # Customers between two questions to the gate.
+MOST_SIZES = 256  # Heads and proofs that are asked for at once; a federation is far smaller.
 _VIEWS = 3  # How often a round is begun again because somebody withdrew meanwhile.
 
 
@@ -61,7 +65,7 @@ def join(node: Node, request: ReadyRequest) -> Reply:
     node.assessments.verify_purpose(plan.purpose, at=node.clock())
     node.remember_signatures(shown)
     node.record("run.joined", run=plan.digest, name=plan.name)
-    return _reply(node, request.witnessed)
+    return _reply(node, request.witnessed, testimony=_testify(node))
 
 
 def answer(node: Node, request: RoundRequest) -> Reply:
@@ -121,13 +125,14 @@ def receive(node: Node, delivery: Delivery) -> Reply:
 
 
 def show(node: Node, request: WitnessRequest) -> Reply:
-    """Show the log's newest head to its witness, and keep the last cosignature.
+    """Show the log's newest head to its witnesses, keep what they cosigned, and cosign theirs.
 
     Raises:
         NoteError, LogError: the cosigned note is not of this log.
     """
     _accept_witnessed(node, request.witnessed)
-    return _reply(node, request.witnessed)
+    cosigned = node.tower.judge_relayed(request.relayed[:MOST_SIZES], node.trust_policy)
+    return _reply(node, request.witnessed, testimony=_testify(node, cosigned))
 
 
 def _query(plan: Plan, request: RoundRequest) -> Query:
@@ -347,18 +352,46 @@ def _answering(
 
 
 def _accept_witnessed(node: Node, witnessed: Witnessed) -> None:
+    """Keep the cosignatures, unless the log was put back: then nothing leaves."""
     if witnessed.note:
-        node.log.accept_cosigned(witnessed.note, node.trust_policy)
+        head = verify_log_signature(witnessed.note, node.identity.public)
+        if head.tree_size > node.log.tree_size:
+            node.tower.remember_elsewhere(witnessed.note)
+    node.tower.verify_not_put_back()
+    if witnessed.note:
+        node.log.collect(witnessed.note, node.trust_policy)
 
 
-def _reply(node: Node, witnessed: Witnessed, *, evidence: tuple[int, ...] = ()) -> Reply:
-    checkpoint = node.log.checkpoint()
+def _testify(node: Node, cosigned: tuple[Cosigned, ...] = ()) -> Testimony:
+    evidence = node.tower.convicted.values()
+    return Testimony(
+        known=node.tower.known_sizes(node.trust_policy),
+        cosigned=tuple((each.origin, each.line) for each in cosigned if each.line),
+        evidence=tuple(each.format() for each in evidence),
+    )
+
+
+def _reply(
+    node: Node,
+    witnessed: Witnessed,
+    *,
+    evidence: tuple[int, ...] = (),
+    testimony: Testimony = NO_TESTIMONY,
+) -> Reply:
+    # Memory and log must agree before a head leaves; the own cosignature says that they do.
+    checkpoint = node.tower.cosign_own()
     size = verify_log_signature(checkpoint, node.identity.public).tree_size
     proof = node.log.consistency_proof(witnessed.tree_size, size) if witnessed.tree_size else []
     return Reply(
         name=node.name,
         checkpoint=checkpoint,
         proof=tuple(proof),
+        growth=tuple(
+            Growth(old_size=old, proof=tuple(node.log.consistency_proof(old, size)))
+            for old in witnessed.sizes[:MOST_SIZES]
+            if 0 < old < size
+        ),
+        testimony=testimony,
         evidence=tuple(
             Evidence(
                 leaf=node.log.entry(index).leaf,

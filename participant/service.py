@@ -1,15 +1,18 @@
 """Serve one open node over HTTP: its data subjects, readers of its log, and its peers."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from consent import TrustPolicy, Witness, log_api
+from consent import TrustPolicy, log_api
+from consent.cosigning import keeping_cosigned
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
 from participant import subject_api, withdrawal_api
+from participant.cosigning import cosigner_of
 from participant.handle import Handles, Limiter
 from participant.node import Node
 from participant.propagating import Courier, Inbox
@@ -21,8 +24,9 @@ class ServiceSettings:
     """How a node is served.
 
     Attributes:
-        peers: Trust policy whose logs this node cosigns; None cosigns nobody's. Trusted: whoever
-            can edit it decides whose heads get this node's word.
+        peers: Trust policy whose logs this node cosigns; None takes the configured one, and
+            cosigns nobody's without it. Trusted: whoever can edit it decides whose heads get
+            this node's word.
         consent_days: Days until a consent that is given here expires.
         requests_per_minute: Most requests with one handle.
         largest_body_bytes: Longest body that is read.
@@ -41,18 +45,17 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
 
     Raises:
         NodeError: The key of the handles cannot be used.
-        LogError: The log or the memory of the witness cannot be used.
+        LogError: The log cannot be used.
+        NoteError: The configured trust policy cannot be used.
     """
     settings = settings or ServiceSettings()
     courier = Courier(node)
-    witness = Witness(node.config.folder / "witness.sqlite", node.identity)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         courier.start()
         yield
         courier.stop()
-        witness.close()
 
     app = FastAPI(
         title="Tillpact node",
@@ -60,13 +63,12 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
-    app.state.log_desk = LogDesk(node.log, witness, peers=settings.peers, clock=node.clock)
+    app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers or _configured(node))
     app.state.inbox = Inbox(node)
     app.include_router(subject_api.router)
     app.include_router(withdrawal_api.router)
@@ -94,6 +96,16 @@ def serve(
         SystemExit: SIGTERM came; requests that had begun were answered first.
         OSError: The address cannot be used.
         NodeError: The key of the handles cannot be used.
-        LogError: The log or the memory of the witness cannot be used.
+        LogError: The log cannot be used.
+        NoteError: The configured trust policy cannot be used.
     """
-    serve_app(create_app(node, settings), listening, on_start=on_start)
+    app = create_app(node, settings)
+    with contextlib.ExitStack() as stack:
+        if node.config.witnessing.policy is not None:
+            keeping = keeping_cosigned(cosigner_of(node), publish=node.publish)
+            stack.enter_context(keeping)
+        serve_app(app, listening, on_start=on_start)
+
+
+def _configured(node: Node) -> TrustPolicy | None:
+    return None if node.config.witnessing.policy is None else node.trust_policy

@@ -60,6 +60,7 @@ ROOMS = {
     "fastapi": {
         "consent.log_api",
         "consent.serving",
+        "coordinator.service",
         "participant.service",
         "participant.subject_api",
         "participant.withdrawal_api",
@@ -76,6 +77,7 @@ ROOMS = {
         "tillpact.cli",
         "tillpact.officer",
         "tillpact.spreading",
+        "tillpact.witnessing",
     },
     "packaging": {"tillpact.doctor"},
 }

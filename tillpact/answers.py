@@ -4,6 +4,7 @@ It decides nothing; every command says what it found through these few functions
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,14 @@ def say(line: str) -> None:
 def complain(message: object) -> None:
     """Print one line that is not part of the answer."""
     typer.echo(str(message), err=True)
+
+
+def tell_operator() -> None:
+    """Let a service say on stderr what goes wrong while it runs; ids and counts, no customers."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("consent.cosigning").addHandler(handler)
 
 
 def print_json(command: str, document: Mapping[str, object], *, wanted: bool) -> bool:

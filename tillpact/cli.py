@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import auditing, officer, spreading
-from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
+from tillpact import auditing, officer, spreading, witnessing
+from tillpact.answers import (
+    NO,
+    WRONG,
+    complain,
+    print_json,
+    read_policy,
+    read_text,
+    say,
+    tell_operator,
+)
 
 if TYPE_CHECKING:
     from consent import PublicIdentity, Receipt
@@ -34,6 +43,9 @@ app.add_typer(audit_app, name="audit")
 audit_app.command("ls")(officer.audit_ls)
 audit_app.command("show")(officer.audit_show)
 audit_app.command("proof")(officer.audit_proof)
+audit_app.command("witness")(witnessing.audit_witness)
+audit_app.command("equivocation")(witnessing.audit_equivocation)
+app.add_typer(witnessing.coordinator_app, name="coordinator")
 evidence_app = typer.Typer(help="What an officer takes away, as one file.", no_args_is_help=True)
 app.add_typer(evidence_app, name="evidence")
 evidence_app.command("build")(officer.evidence_build)
@@ -290,7 +302,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
     ] = False,
 ) -> None:
     """Serve a node's data subjects, its log and its peers over HTTP, until SIGTERM."""
-    from consent import LogError  # noqa: PLC0415
+    from consent import LogError, NoteError  # noqa: PLC0415
     from consent.serving import Listening, ServiceError  # noqa: PLC0415
     from participant.config import ConfigError, load  # noqa: PLC0415
     from participant.node import Node, NodeError  # noqa: PLC0415
@@ -305,6 +317,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
             is_insecure=insecure_listen,
         )
         settings = ServiceSettings(peers=None if peers is None else read_policy(peers))
+        tell_operator()
         with Node.open(load(config)) as node:
             serve(
                 node,
@@ -312,7 +325,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
                 listening,
                 on_start=lambda url: say(f"Serving {node.name} on {url}"),
             )
-    except (ConfigError, LogError, NodeError, ServiceError) as error:
+    except (ConfigError, LogError, NodeError, NoteError, ServiceError) as error:
         complain(error)
         raise typer.Exit(WRONG) from error
 

@@ -132,7 +132,7 @@ class Audit:
     """What the offline verifier says.
 
     Attributes:
-        verdicts: One per node, by name.
+        verdicts: One per node and one of the coordinator, by name.
         tamper_found: Whether each log was refused after one byte of a copy was changed.
     """
 
@@ -410,8 +410,9 @@ def _left(node: Node, plans: tuple[Plan, ...]) -> Left:
 def _audit(consortium: Consortium) -> Audit:
     policy = TrustPolicy.parse((consortium.host.folder / "trust.policy").read_text())
     verdicts, found = {}, []
-    for name, node in consortium.nodes.items():
-        folder = node.publish()
+    published = {name: node.publish() for name, node in consortium.nodes.items()}
+    published[consortium.host.identity.name] = consortium.host.publish()
+    for name, folder in published.items():
         verdicts[name] = verify_published(folder, policy)
         found.append(_tamper_found(folder, policy, index=verdicts[name].entries // 2))
     return Audit(verdicts=verdicts, tamper_found=all(found))

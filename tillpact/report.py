@@ -94,7 +94,7 @@ def as_json(result: DemoResult) -> dict[str, object]:
             "rounds_used_after": list(result.withdrawal.rounds_used_after),
         },
         "audit": {
-            "verified": sorted(result.audit.verdicts) == sorted(result.customers),
+            "verified": set(result.audit.verdicts) > set(result.customers),
             "tamper_found": result.audit.tamper_found,
             "entries": sum(verdict.entries for verdict in result.audit.verdicts.values()),
             "logs": {

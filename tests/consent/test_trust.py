@@ -46,6 +46,46 @@ def test_a_policy_reads_back_as_it_was() -> None:
     assert TrustPolicy.parse(policy.format()) == policy
 
 
+def test_addresses_of_witnesses_are_kept() -> None:
+    text = EXAMPLE.replace(KEYS[0], f"{KEYS[0]} https://x1.example/witness")
+    policy = TrustPolicy.parse(text)
+
+    assert policy.urls == {"X1": "https://x1.example/witness"}
+    assert TrustPolicy.parse(policy.format()) == policy
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("ftp://x", "of the witness 'X1' must be http:// or https://"), ("x", "must be http://")],
+)
+def test_an_address_that_nobody_can_ask_is_refused(url: str, message: str) -> None:
+    with pytest.raises(NoteError, match=message):
+        TrustPolicy.parse(EXAMPLE.replace(KEYS[0], f"{KEYS[0]} {url}"))
+
+
+def test_an_address_of_nobody_is_refused() -> None:
+    with pytest.raises(NoteError, match="the address of 'w' must be that of a witness"):
+        TrustPolicy(logs=(), witnesses={}, groups={}, quorum="none", urls={"w": "http://x"})
+
+
+@pytest.mark.parametrize("brands", range(3, 9))
+def test_a_federation_asks_for_the_coordinator_and_more_than_half_of_the_peers(
+    brands: int,
+) -> None:
+    coordinator, *members = (Identity.generate(f"n{i}").public for i in range(brands + 1))
+    policy = TrustPolicy.of_federation(coordinator, members)
+    names = [member.name for member in members]
+
+    for count in range(brands):  # The own node, and so many of its peers.
+        own_and_peers = names[: 1 + count]
+        assert policy.is_quorum(["n0", *own_and_peers]) == (count > (brands - 1) / 2)
+        assert not policy.is_quorum(own_and_peers)
+    # Of the coordinator's own log: two quorums always share a brand.
+    needed = next(n for n in range(brands + 1) if policy.is_quorum(["n0", *names[:n]]))
+    assert 2 * needed > brands
+    assert TrustPolicy.parse(policy.format()) == policy
+
+
 def test_no_quorum_needs_nobody() -> None:
     assert TrustPolicy.parse(f"log {LOG}\nquorum none\n").is_quorum([])
 

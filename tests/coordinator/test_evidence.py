@@ -46,9 +46,8 @@ def test_an_honest_contribution_is_permitted_paid_for_and_logged(
     federation: Federation, honest: tuple[Plan, Reply]
 ) -> None:
     plan, reply = honest
-    head = federation.host.cosign(
-        "amber", checkpoint=reply.checkpoint, proof=reply.proof, at=federation.clock()
-    )
+    host = federation.host
+    head = host.relay.take(host.member("amber"), reply, host.trust_policy)
 
     verify_evidence(reply, plan, head, round_=(1, 1), now=federation.clock())
 

@@ -2,15 +2,20 @@ from pathlib import Path
 
 import pytest
 
+from consent import verify_cosignatures
 from coordinator.host import Host
+from models.exchange import Witnessed, WitnessRequest
 from models.plan import PlanError
+from participant.release import show
 from tests.federation.synthetic import Federation, ready
 
 
 def test_a_coordinator_is_not_created_over_an_existing_folder(federation: Federation) -> None:
     with pytest.raises(FileExistsError):
         Host.create(federation.host.folder, name="coordinator")
-    assert Host(federation.host.folder).identity.public == federation.host.identity.public
+    federation.host.close()
+    with Host(federation.host.folder) as again:
+        assert again.identity.public == federation.host.identity.public
 
 
 def test_its_key_is_readable_by_its_owner_only(federation: Federation) -> None:
@@ -23,14 +28,20 @@ def test_members_are_known_by_their_pinned_keys(federation: Federation) -> None:
         federation.host.member("zoe")
 
 
-def test_the_policy_believes_each_member_with_the_coordinators_cosignature(
+def test_the_policy_asks_for_the_coordinator_and_more_than_half_of_the_peers(
     federation: Federation,
 ) -> None:
     policy = federation.policy
 
-    assert {log.name for log in policy.logs} == set(federation.nodes)
-    assert policy.witnesses == {"coordinator": federation.host.identity.public}
-    assert policy.quorum == "coordinator"
+    assert {log.name for log in policy.logs} == {*federation.nodes, "coordinator"}
+    assert set(policy.witnesses) == {*federation.nodes, "coordinator"}
+    for cosigners, enough in [
+        (("coordinator", "amber", "birch", "cedar"), True),
+        (("coordinator", "amber", "birch"), False),
+        (("amber", "birch", "cedar", "dune"), False),
+    ]:
+        assert policy.is_quorum(cosigners) == enough
+    assert federation.nodes["amber"].trust_policy == policy
 
 
 @pytest.mark.parametrize("digest", ["00" * 32, "", "../coordinator", "."])
@@ -44,7 +55,9 @@ def test_a_proposed_plan_is_there_after_a_restart(federation: Federation) -> Non
     signed = federation.sign(plan)
     federation.host.propose(signed)
 
-    again, run = Host(federation.host.folder).run(plan.digest)
+    federation.host.close()
+    with Host(federation.host.folder) as host:
+        again, run = host.run(plan.digest)
 
     assert again == signed
     assert run.rounds == []
@@ -52,18 +65,17 @@ def test_a_proposed_plan_is_there_after_a_restart(federation: Federation) -> Non
 
 def test_what_was_witnessed_is_remembered_across_a_restart(federation: Federation) -> None:
     node, host = federation.nodes["amber"], federation.host
-    assert (host.witnessed("amber").tree_size, host.witnessed("amber").note) == (0, "")
+    assert host.relay.witnessed("amber") == Witnessed(tree_size=0, note="")
+    reply = show(node, WitnessRequest(witnessed=host.relay.witnessed("amber")))
 
-    host.cosign("amber", checkpoint=node.log.checkpoint(), proof=(), at=federation.clock())
+    host.relay.take(host.member("amber"), reply, host.trust_policy)
+    host.close()
 
-    assert host.witnessed("amber").tree_size == node.log.tree_size
-    node.log.accept_cosigned(host.witnessed("amber").note, node.trust_policy)
-    again = Host(host.folder)
-    assert (again.witnessed("amber").tree_size, again.witnessed("amber").note) == (
-        node.log.tree_size,
-        "",
-    )
-    again.close()
+    with Host(host.folder, clock=federation.clock) as again:
+        witnessed = again.relay.witnessed("amber")
+        assert witnessed.tree_size == node.log.tree_size
+        note = node.log.collect(witnessed.note, node.trust_policy)
+        assert "coordinator" in verify_cosignatures(note, federation.policy).cosigners
 
 
 def test_proposing_again_keeps_the_run(federation: Federation, tmp_path: Path) -> None:

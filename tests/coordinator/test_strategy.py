@@ -296,7 +296,7 @@ def test_a_log_that_forks_is_dropped(federation: Federation) -> None:
     with Log.open(federation.folder / "twin", dune.identity) as twin:
 
         def fork(_: dict[str, object]) -> dict[str, object]:
-            known = federation.host.witnessed("dune").tree_size
+            known = federation.host.tower.size_of("dune")
             while twin.tree_size < known:
                 twin.append({"type": "nothing", "v": 1, "at": federation.clock()})
             return {"checkpoint": twin.checkpoint(), "proof": []}

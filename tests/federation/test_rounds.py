@@ -232,7 +232,7 @@ def test_every_log_verifies_and_tells_each_release(
 ) -> None:
     for name, node in federation.nodes.items():
         verdict = verify_published(node.publish(), federation.policy)
-        assert set(verdict.cosigners) == {"coordinator"}
+        assert set(verdict.cosigners) == {"coordinator", *NAMES}
         assert verdict.events["release.sent"] == verdict.events["budget.charged"]
         sent = [event for event in events(node) if event["type"] == "release.sent"]
         for plan, transcript in transcripts:

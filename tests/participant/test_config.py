@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consent import Profile, Purpose
+from consent import Profile, Purpose, Witnessing
 from participant.config import (
     REQUIRED_COLUMNS,
     ConfigError,
@@ -55,6 +55,12 @@ changes = st.fixed_dictionaries(
         "profile": st.sampled_from(Profile),
         "budgets": st.dictionaries(st.sampled_from(Purpose), budgets, min_size=1),
         "cohort_floor": st.integers(3, 50),
+        "witnessing": st.builds(
+            Witnessing,
+            policy=st.none() | st.just(Path("/somewhere/trust.policy")),
+            every_s=st.integers(1, 60),
+            max_age_s=st.integers(60, 9000),
+        ),
     }
 )
 
@@ -146,6 +152,22 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, data: bytes) -> None:
             "[budgets]\nfederated_training = 3",
             "budgets.federated_training must be a table, got 3",
         ),
+        (
+            "[columns]",
+            "[witnessing]\nevery = 5\n[columns]",
+            "witnessing has unknown keys: every",
+        ),
+        (
+            "[columns]",
+            "[witnessing]\nevery_s = true\n[columns]",
+            "witnessing.every_s must be a positive integer, got True",
+        ),
+        (
+            "[columns]",
+            "[witnessing]\nevery_s = 700\n[columns]",
+            r"witnessing: every_s must be in \[1, max_age_s = 600\], got 700",
+        ),
+        ("[columns]", "[witnessing]\npolicy = 3\n[columns]", "witnessing.policy must be text, got"),
         (
             "[budgets.federated_training]\nepsilon = 3\ndelta = 1e-5",
             "[budgets]",

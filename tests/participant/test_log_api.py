@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from consent import (
 )
 from consent.checkpoint import Checkpoint
 from consent.log_api import MOST_ENTRIES
-from consent.merkle import leaf_hash
+from consent.merkle import leaf_hash, tree_root
+from consent.tiles import Tiles, new_tiles
 from consent.witnessing import Submission, WitnessRefused, request_cosignature
 from participant.node import Node
 from participant.service import ServiceSettings, create_app
@@ -198,9 +200,11 @@ def test_two_heads_of_one_size_convict_their_log(
     fork = sign_checkpoint(Checkpoint("birch", 4, b"f" * 32), birch.identity)
     size = amber.log.tree_size
 
-    for _ in range(2):
-        answer = client.post("/witness/add-checkpoint", content=body(fork, old=4))
-        assert (answer.status_code, answer.text) == (409, "4\n")
+    answer = client.post("/witness/add-checkpoint", content=body(fork, old=4))
+    assert (answer.status_code, answer.text) == (409, "4\n")
+    for note in (fork, note_at(birch, 4)):
+        again = client.post("/witness/add-checkpoint", content=body(note, old=4))
+        assert problem(again) == (403, "log-convicted")
 
     assert kinds(amber, after=size) == ["witness.conflict"]
     evidence = amber.log.entry(size).value
@@ -274,13 +278,11 @@ def test_a_log_that_equivocates_gets_no_second_cosignature(
                 at=amber.clock(),
             )
 
-        with pytest.raises(WitnessRefused, match="the witness birch answered 409") as refusal:
-            ask_again()
-        assert refusal.value.status == 409
+        for _ in range(2):
+            with pytest.raises(WitnessRefused, match="the witness birch answered 403") as refusal:
+                ask_again()
+            assert refusal.value.status == 403
         assert kinds(birch)[-1] == "witness.conflict"
-        fork.append({"type": "test.other", "v": 1, "at": amber.clock()})
-        with pytest.raises(WitnessRefused, match="the witness birch answered 422"):
-            ask_again()
 
 
 def test_a_log_that_was_put_back_is_told_so(nodes: tuple[Node, Node], tmp_path: Path) -> None:
@@ -341,3 +343,75 @@ def test_a_text_that_is_no_submission_is_one_error(text: str) -> None:
         return
 
     assert submission.format() == text
+
+
+def test_the_root_can_be_rebuilt_from_tiles_alone(nodes: tuple[Node, Node]) -> None:
+    node, _ = nodes
+    client = client_of(create_app(node))
+    event = {"type": "test.many", "v": 1, "at": node.clock()}
+    node.log.append_many([event] * (2 * 256 + 37 - node.log.tree_size))
+    note = client.get("/log/checkpoint").text
+    head = verify_checkpoint(note, policy_of(node.identity.public)).checkpoint
+    asked = []
+
+    def fetch(path: str) -> bytes:
+        asked.append(path)
+        answer = client.get(f"/log/{path}")
+        is_full = ".p/" not in path
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert ("immutable" in answer.headers["cache-control"]) == is_full
+        assert (answer.headers["cache-control"] == "no-store") != is_full
+        return answer.content
+
+    tiles = Tiles(fetch, head.tree_size)
+    assert tiles.root() == head.root_hash
+    for level, index, _ in new_tiles(0, head.tree_size):
+        tiles.tile(level, index)
+    leaves = [leaf for index in range(3) for leaf in tiles.leaves(index)]
+    assert tree_root([leaf_hash(leaf) for leaf in leaves]) == head.root_hash
+    assert {"tile/0/001", "tile/0/002.p/37", "tile/1/000.p/2", "tile/entries/002.p/37"} <= set(
+        asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "slug"),
+    [
+        ("0/000", "not-published"),
+        ("0/000.p/200", "not-published"),
+        ("entries/x001/234", "not-published"),
+        ("0/0", "not-found"),
+        ("0/000.p/0", "not-found"),
+        ("0/000.p/256", "not-found"),
+        ("9/000", "not-found"),
+        ("0/x000/000", "not-found"),
+        ("entries/../0", "not-found"),
+        ("0/00a", "not-found"),
+        ("entries", "not-found"),
+    ],
+)
+def test_tiles_that_are_not_there_are_not_found(
+    nodes: tuple[Node, Node], path: str, slug: str
+) -> None:
+    client = client_of(create_app(nodes[0]))
+
+    assert problem(client.get(f"/log/tile/{path}")) == (404, slug)
+
+
+def test_a_witness_shows_what_it_has_seen(watched: tuple[httpx.Client, Node, Node]) -> None:
+    client, amber, birch = watched
+    address = f"/witness/{hashlib.sha256(b'birch').hexdigest()}/checkpoint"
+    assert problem(client.get(address)) == (404, "unknown-log")
+    client.post("/witness/add-checkpoint", content=body(note_at(birch, 5)))
+
+    note = client.get(address).text
+
+    policy = TrustPolicy(
+        logs=(birch.identity.public,),
+        witnesses={"amber": amber.identity.public},
+        groups={},
+        quorum="amber",
+    )
+    assert verify_checkpoint(note, policy).checkpoint.tree_size == 5
+    assert problem(client.get(f"/witness/{'0' * 64}/checkpoint")) == (404, "unknown-log")
