@@ -84,6 +84,7 @@ class Disk:
         self.broken = False
 
     def __call__(self, state: bytes) -> None:
+        """Keep a state, or fail as a full disk does."""
         if self.broken:
             raise OSError("no space left")
         self.states.append(state)

@@ -273,18 +273,19 @@ def test_the_least_threshold_leaves_no_room_for_two_sets_of_survivors(
 
 @dataclass
 class Dealt:
+    """A cohort in which everybody has dealt."""
+
     cohort: Cohort
     deals: dict[str, bytes]
 
     @property
     def bundle(self) -> bytes:
+        """The deals as an honest coordinator hands them round."""
         return format_bundle(self.deals)
 
     def changed(self, name: str, place: int, value: bytes) -> bytes:
         """The bundle with one field of one deal changed and signed again by its dealer."""
-        return bundle_with(
-            self.bundle, name, resigned(Kind.DEAL, self.deals[name], {place: value})
-        )
+        return bundle_with(self.bundle, name, resigned(Kind.DEAL, self.deals[name], {place: value}))
 
 
 def dealt() -> Dealt:
@@ -447,12 +448,15 @@ def test_an_old_round_is_not_opened_again_nor_another_under_its_name() -> None:
 
 @dataclass
 class Masked:
+    """A cohort in which everybody has sent values, and a coordinator that makes up survivors."""
+
     cohort: Cohort
     tally: SumTally
     deals: bytes
     masked: dict[str, bytes]
 
     def survivors(self, alive: Iterable[str], dropped: Iterable[str] = ()) -> bytes:
+        """A set of survivors of this round, true or not."""
         honest = Survivors.parse(self.tally.survivors())
         return dataclasses.replace(
             honest, alive=tuple(sorted(alive)), dropped=tuple(sorted(dropped))
@@ -592,9 +596,7 @@ def test_a_statement_of_somebody_who_did_not_survive_is_refused() -> None:
     said = one.survivors(NAMES[:4], [LAST])
     statements = {name: one.cohort.members[name].confirm(said) for name in NAMES[:4]}
     strange = resigned(Kind.STATEMENT, statements[ME], {})
-    strange = sign_message(
-        Kind.STATEMENT, LAST, unpack(unpack(strange)[0])[1:], PINNED[LAST].sign
-    )
+    strange = sign_message(Kind.STATEMENT, LAST, unpack(unpack(strange)[0])[1:], PINNED[LAST].sign)
 
     with refused("brand-04 is no survivor and signed; nothing was revealed"):
         one.cohort.members[ME].unmask(format_bundle(statements | {LAST: strange}))
@@ -787,9 +789,7 @@ def test_the_set_up_needs_everybody_and_takes_each_once() -> None:
         )
     setup.take_hello(members[LAST].hello())
     with refused("brand-01 met others; its meeting was not taken"):
-        setup.take_meeting(
-            resigned(Kind.MEETING, members[PEER].meet(hellos), {0: bytes(32)})
-        )
+        setup.take_meeting(resigned(Kind.MEETING, members[PEER].meet(hellos), {0: bytes(32)}))
 
 
 def test_the_tally_names_whose_deal_does_not_fit() -> None:

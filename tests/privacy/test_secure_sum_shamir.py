@@ -50,7 +50,7 @@ def test_one_share_less_fits_every_other_secret_just_as_well(
     known = {place: element(shares[place - 1]) for place in places[1:]}
 
     # Through the known shares and the other secret at 0 runs one polynomial.
-    points = {place: value for place, value in known.items()} | {0: element(other)}
+    points = known | {0: element(other)}
     shifted = {place - places[0]: value for place, value in points.items()}
     missing = interpolate(shifted, prime=PRIME)
 
@@ -74,9 +74,9 @@ def test_interpolation_agrees_with_rational_arithmetic(values: list[int]) -> Non
         for place, value in points.items()
     )
 
-    assert interpolate(points, prime=PRIME) == exact.numerator * pow(exact.denominator, -1, PRIME) % (
-        PRIME
-    )
+    assert interpolate(points, prime=PRIME) == exact.numerator * pow(
+        exact.denominator, -1, PRIME
+    ) % (PRIME)
 
 
 def _product(factors: object) -> Fraction:
