@@ -14,12 +14,13 @@ all signed the terms that it was given, with its threshold and floor; that all d
 round after this set-up; that it is in the sum; that at least `threshold` members signed one and
 the same set of survivors before a share leaves.
 
-Memory. Before a reply leaves, `persist` is called with the whole state and must return only
-once that is durable; if it raises, nothing is sent. Restored from the newest state the member
+Memory. Before a reply leaves, `persist` is called with a record and must return only once that is
+durable behind those before; if it raises, nothing is sent. Restored from all records the member
 sends the same bytes again, and it answers nothing else for that step, nor anything for an older
-round. A state put back from an older copy could mask other values under the same seeds: whoever
-keeps it must notice that, as the node does for its ledger. The state holds secrets: whoever
-reads it can strip this member's masks.
+round. A record for which `is_whole` holds replaces all before it, which must then be deleted:
+they hold keys that nobody needs any more. A state put back from an older copy could mask other
+values under the same seeds: whoever keeps it must notice that, as the node does for its ledger.
+Records hold secrets: whoever reads them can strip this member's masks.
 
 Why no contribution shows, and what does show, is in `docs/explanation/secure-sum.md`.
 
@@ -62,7 +63,8 @@ from privacy.sum_wire import (
 
 HELLO_FIELDS: Final = 9
 STATEMENT_FIELDS: Final = 4
-_STATE_MAGIC: Final = b"tillpact sum state 1"
+_WHOLE: Final = b"tillpact sum state 1"
+_MORE: Final = b"tillpact sum entries 1"
 _TERMS: Final = (
     "run",
     "roster_digest",
@@ -74,6 +76,11 @@ _TERMS: Final = (
 )
 
 Persist = Callable[[bytes], None]
+
+
+def is_whole(record: bytes) -> bool:
+    """Whether a record replaces all before it, which should then be deleted."""
+    return record[8 : 8 + len(_WHOLE)] == _WHOLE
 
 
 class SumMember:
@@ -94,8 +101,8 @@ class SumMember:
             party: Name, keys, pinned roster and floor.
             terms: What this member agreed to; nobody's message can change it.
             sign: Signs with its identity, as in `privacy.roster.make_card`.
-            persist: Makes the state that it is given durable, or raises.
-            state: The newest state of this run, or None if there was never one.
+            persist: Makes the record that it is given durable, or raises.
+            state: All records of this run, one behind the other, or None if there were none.
 
         Raises:
             SumRefused: The terms are for another roster, name nobody pinned, leave this
@@ -105,11 +112,12 @@ class SumMember:
         self._party, self._terms = party, terms
         self._sign, self._persist = sign, persist
         self._state = _fresh(party, terms) if state is None else _read(state, party, terms)
+        self._is_kept = state is not None
 
     @property
     def state(self) -> bytes:
-        """All that it must remember; secret."""
-        return _format_state(self._state)
+        """All that it must remember, as one record; secret."""
+        return _record(_WHOLE, self._state)
 
     @property
     def name(self) -> str:
@@ -517,13 +525,16 @@ class SumMember:
         entries = {step: reply, **(also or {})}
         if request is not None:
             entries[f"{step}.request"] = hashlib.sha256(request).digest()
-        self._replace({**self._state, **entries})
+        # Durable first: a reply that left and was forgotten could be followed by another. The
+        # first record holds the seeds as well; later ones what was added.
+        state = {**self._state, **entries}
+        self._persist(_record(_MORE, entries) if self._is_kept else _record(_WHOLE, state))
+        self._state, self._is_kept = state, True
         return reply
 
     def _replace(self, state: dict[str, bytes]) -> None:
-        # Durable first: a reply that left and was forgotten could be followed by another.
-        self._persist(_format_state(state))
-        self._state = state
+        self._persist(_record(_WHOLE, state))
+        self._state, self._is_kept = state, True
 
 
 def _check_terms(party: Party, terms: SumTerms) -> None:
@@ -558,21 +569,30 @@ def _fresh(party: Party, terms: SumTerms) -> dict[str, bytes]:
     }
 
 
-def _format_state(state: Mapping[str, bytes]) -> bytes:
-    parts: list[bytes] = [_STATE_MAGIC]
-    for name in sorted(state):
-        parts += (name.encode(), state[name])
+def _record(kind: bytes, entries: Mapping[str, bytes]) -> bytes:
+    parts: list[bytes] = [kind, str(len(entries)).encode()]
+    for name in sorted(entries):
+        parts += (name.encode(), entries[name])
     return pack(*parts)
 
 
 def _read(data: bytes, party: Party, terms: SumTerms) -> dict[str, bytes]:
+    state: dict[str, bytes] = {}
     try:
-        magic, *parts = unpack(data)
-        names = [part.decode() for part in parts[::2]]
-        state = dict(zip(names, parts[1::2], strict=True))
-        if magic != _STATE_MAGIC or names != sorted(set(names)):
-            raise ValueError("it is not in the canonical form")
-    except ValueError as error:
+        parts = unpack(data)
+        if not parts or parts[0] != _WHOLE:
+            raise ValueError("it does not begin with a whole record")
+        place = 0
+        while place < len(parts):
+            kind, count = parts[place], int(parts[place + 1])
+            entries = parts[place + 2 : place + 2 + 2 * count]
+            if kind not in {_WHOLE, _MORE} or count < 0 or len(entries) != 2 * count:
+                raise ValueError("a record is cut short")
+            names = [name.decode() for name in entries[::2]]
+            found = dict(zip(names, entries[1::2], strict=True))
+            state = found if kind == _WHOLE else state | found
+            place += 2 + 2 * count
+    except (ValueError, IndexError) as error:
         raise SumRefused("the state of a sum cannot be read; nothing was begun") from error
     if (state.get("name"), state.get("terms")) != (party.name.encode(), terms.digest):
         raise SumRefused("the state is of another member or other terms; nothing was begun")

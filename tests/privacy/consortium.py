@@ -20,6 +20,7 @@ from privacy import (
     make_card,
 )
 from privacy.masks import RingBits
+from privacy.sum_member import is_whole
 from privacy.sum_wire import Sign
 
 NAMES = tuple(f"brand-{number:02d}" for number in range(20))
@@ -77,17 +78,24 @@ def asked_for(number: int = 0, *, attempt: int = 0, dimension: int = 4) -> SumRo
 
 
 class Disk:
-    """Keeps the newest state, as a durable store does; `broken` refuses to."""
+    """Keeps a member's records as a durable store does; `broken` refuses to."""
 
     def __init__(self) -> None:
-        self.states: list[bytes] = []
+        self.records: list[bytes] = []
         self.broken = False
 
-    def __call__(self, state: bytes) -> None:
-        """Keep a state, or fail as a full disk does."""
+    @property
+    def state(self) -> bytes:
+        """All that is there."""
+        return b"".join(self.records)
+
+    def __call__(self, record: bytes) -> None:
+        """Keep a record, or fail as a full disk does."""
         if self.broken:
             raise OSError("no space left")
-        self.states.append(state)
+        if is_whole(record):
+            self.records.clear()
+        self.records.append(record)
 
 
 def member(name: str, terms: SumTerms, *, disk: Disk | None = None, floor: int = 3) -> SumMember:
@@ -119,7 +127,7 @@ class Cohort:
             self.terms,
             sign=one.sign,
             persist=disk,
-            state=disk.states[-1],
+            state=disk.state,
         )
 
 

@@ -180,7 +180,7 @@ def known_seeds(
     digest = next(iter(watched.deals.values())).round_digest
     seeds = {}
     for peer in colluding:
-        parts = unpack(cohort.members[peer].state)[1:]
+        parts = unpack(cohort.members[peer].state)[2:]
         state = dict(zip(parts[::2], parts[1::2], strict=True))
         seeds[peer] = pair_seed(state[f"pair/{name}".encode()], digest)
     return seeds

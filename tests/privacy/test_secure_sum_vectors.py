@@ -65,7 +65,7 @@ def vector(name: str) -> dict[str, Any]:
 
 
 def state_of(case: dict[str, Any]) -> dict[bytes, bytes]:
-    parts = unpack(bytes.fromhex(case["state"]))[1:]
+    parts = unpack(bytes.fromhex(case["state"]))[2:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 

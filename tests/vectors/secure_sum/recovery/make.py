@@ -91,10 +91,10 @@ def fresh_state(name: str, *, settled: bool) -> bytes:
     else:
         state["key_seed"] = digest(f"key seed of {name}")
     entries = [part for key in sorted(state) for part in (key.encode(), state[key])]
-    return pack(b"tillpact sum state 1", *entries)
+    return pack(b"tillpact sum state 1", str(len(state)).encode(), *entries)
 
 
-def ignore(state: bytes) -> None:
+def ignore(record: bytes) -> None:
     """Nothing outlives these members."""
 
 
