@@ -79,6 +79,18 @@ class SumTerms:
         return len(self.cohort) >= SMALLEST_WITH_RECOVERY
 
     @property
+    def colluders(self) -> int:
+        """Members that may side with the coordinator before an honest one's values show.
+
+        With recovery: 2 threshold - n - 1. One more could sign two sets of survivors, have
+        each signed by a threshold, and so collect both secrets of one member. Never more than
+        n - 2: all others together learn the last one's from the sum in any protocol.
+        """
+        members = len(self.cohort)
+        most = 2 * self.threshold - members - 1 if self.recovers else members - 2
+        return min(most, members - 2)
+
+    @property
     def fields(self) -> tuple[bytes, ...]:
         """All fields as bytes, in the order of the class."""
         return (

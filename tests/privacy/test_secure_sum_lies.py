@@ -268,6 +268,17 @@ def test_the_least_threshold_leaves_no_room_for_two_sets_of_survivors(
     assert 3 * (2 * least - members) > members
 
 
+@pytest.mark.parametrize(
+    ("members", "threshold", "colluders"),
+    [(3, 3, 1), (4, 4, 2), (5, 4, 2), (5, 5, 3), (7, 5, 2), (20, 14, 7)],
+)
+def test_terms_say_how_many_colluders_they_bear(
+    members: int, threshold: int, colluders: int
+) -> None:
+    """The two sets of the drop tests, counted: h1 + c >= t and h2 + c >= t, h1 + h2 <= n - c."""
+    assert terms_for(members, threshold=threshold).colluders == colluders
+
+
 # A round: dealing and masking.
 
 
