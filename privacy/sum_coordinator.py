@@ -19,9 +19,9 @@ from privacy.masks import Ring, apply_masks, signed, word_type
 from privacy.roster import Roster
 from privacy.secure_sum import SumRefused
 from privacy.shamir import ELEMENT_BYTES, combine
+from privacy.sum_checks import HELLO_FIELDS, STATEMENT_FIELDS
 from privacy.sum_deal import DEAL_FIELDS, Deal
 from privacy.sum_keys import mask_seed
-from privacy.sum_member import HELLO_FIELDS, STATEMENT_FIELDS
 from privacy.sum_terms import SumRound, SumTerms
 from privacy.sum_wire import (
     Kind,

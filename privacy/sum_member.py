@@ -9,10 +9,10 @@ The order of one run, and of each round in it:
     confirm   its signature under the set of survivors
     unmask    one share of each survivor's self-mask, or of a dropped member's box, never both
 
-What it checks itself, whatever the coordinator says: identities against the pinned roster; that
-all signed the terms that it was given, with its threshold and floor; that all dealt for this
-round after this set-up; that it is in the sum; that at least `threshold` members signed one and
-the same set of survivors before a share leaves.
+What it checks itself, whatever the coordinator says (`privacy.sum_checks`): identities against
+the pinned roster; that all signed the terms that it was given, with its threshold and floor;
+that all dealt for this round after this set-up; that it is in the sum; that at least `threshold`
+members signed one and the same set of survivors before a share leaves.
 
 Memory. Before a reply leaves, `persist` is called with a record and must return only once that is
 durable behind those before; if it raises, nothing is sent. Restored from all records the member
@@ -31,8 +31,7 @@ https://eprint.iacr.org/2023/486.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +39,8 @@ from numpy.typing import NDArray
 from privacy.masks import apply_masks, word_type
 from privacy.roster import pack
 from privacy.secure_sum import Party, SumRefused, check_values
-from privacy.sum_deal import DEAL_FIELDS, Deal, deal
+from privacy.sum_checks import SumChecks
+from privacy.sum_deal import deal
 from privacy.sum_keys import (
     RoundSecrets,
     RunKeys,
@@ -50,37 +50,9 @@ from privacy.sum_keys import (
     pair_secret,
     pair_seed,
 )
+from privacy.sum_memory import Memory, Persist
 from privacy.sum_terms import SumRound, SumTerms
-from privacy.sum_wire import (
-    Kind,
-    Sign,
-    Survivors,
-    format_masked,
-    open_bundle,
-    sign_message,
-    unpack,
-)
-
-HELLO_FIELDS: Final = 9
-STATEMENT_FIELDS: Final = 4
-_WHOLE: Final = b"tillpact sum state 1"
-_MORE: Final = b"tillpact sum entries 1"
-_TERMS: Final = (
-    "run",
-    "roster_digest",
-    "plan_digest",
-    "cohort",
-    "threshold",
-    "ring_bits",
-    "max_abs",
-)
-
-Persist = Callable[[bytes], None]
-
-
-def is_whole(record: bytes) -> bool:
-    """Whether a record replaces all before it, which should then be deleted."""
-    return record[8 : 8 + len(_WHOLE)] == _WHOLE
+from privacy.sum_wire import Kind, Sign, Survivors, format_masked, sign_message, unpack
 
 
 class SumMember:
@@ -108,16 +80,21 @@ class SumMember:
             SumRefused: The terms are for another roster, name nobody pinned, leave this
                 member out, or are below its floor; or the state is another run's.
         """
-        _check_terms(party, terms)
-        self._party, self._terms = party, terms
-        self._sign, self._persist = sign, persist
-        self._state = _fresh(party, terms) if state is None else _read(state, party, terms)
-        self._is_kept = state is not None
+        self._checks = SumChecks(party, terms)
+        self._party, self._terms, self._sign = party, terms, sign
+        mine = {"name": party.name.encode(), "terms": terms.digest}
+        if state is None:
+            seeds = {"key_seed": os.urandom(32), "round_seed": os.urandom(32)}
+            self._memory = Memory(mine | seeds, persist)
+            return
+        self._memory = Memory.restored(state, persist)
+        if {what: self._memory.get(what) for what in mine} != mine:
+            raise SumRefused("the state is of another member or other terms; nothing was begun")
 
     @property
     def state(self) -> bytes:
         """All that it must remember, as one record; secret."""
-        return _record(_WHOLE, self._state)
+        return self._memory.state
 
     @property
     def name(self) -> str:
@@ -126,12 +103,12 @@ class SumMember:
 
     def hello(self) -> bytes:
         """Introduce the keys of this run."""
-        stored = self._state.get("hello")
+        stored = self._memory.get("hello")
         if stored is not None:
             return stored
-        keys = RunKeys.of(self._state["key_seed"])
+        keys = RunKeys.of(self._memory["key_seed"])
         fields = (*self._terms.fields, *keys.public)
-        return self._keep("hello", sign_message(Kind.HELLO, self.name, fields, self._sign))
+        return self._memory.keep("hello", sign_message(Kind.HELLO, self.name, fields, self._sign))
 
     def meet(self, hellos: bytes) -> bytes:
         """Check everybody's keys, and send a secret to each peer behind this one in the order.
@@ -143,11 +120,11 @@ class SumMember:
             SumRefused: A hello is missing, forged, from somebody else, or signed for other
                 terms; or this member met others before.
         """
-        stored = self._again("meeting", hellos, "met others before")
+        stored = self._memory.answered("meeting", hellos, other=f"{self.name} met others before")
         if stored is not None:
             return stored
-        publics = self._read_hellos(hellos)
-        own = RunKeys.of(self._state["key_seed"])
+        own = RunKeys.of(self._memory["key_seed"])
+        publics = self._checks.hellos(hellos, own=own.public)
         secrets: dict[str, bytes] = {}
         sent: dict[str, bytes] = {}
         for peer in self._peers:
@@ -167,7 +144,7 @@ class SumMember:
             pack(*(part for peer in sorted(sent) for part in (peer.encode(), sent[peer]))),
         )
         reply = sign_message(Kind.MEETING, self.name, fields, self._sign)
-        return self._keep("meeting", reply, request=hellos, also=secrets)
+        return self._memory.keep("meeting", reply, request=hellos, also=secrets)
 
     def settle(self, meetings: bytes) -> None:
         """Compute what this member shares with each other, and destroy the keys of the run.
@@ -179,22 +156,20 @@ class SumMember:
             SumRefused: A meeting is missing, forged, after other hellos, or without a
                 ciphertext for this member; or this member settled on others before.
         """
-        if self._again("settled", meetings, "settled on others before") is not None:
+        settled = f"{self.name} settled on others before"
+        if self._memory.answered("settled", meetings, other=settled) is not None:
             return
-        if "meeting" not in self._state:
+        if "meeting" not in self._memory:
             raise SumRefused(f"{self.name} has not met the others; nothing was settled")
-        carried = self._read_meetings(meetings)
-        keys = RunKeys.of(self._state["key_seed"])
-        kept = {
-            name: value
-            for name, value in self._state.items()
-            if not name.startswith(("dh/", "kem/")) and name != "key_seed"
-        }
+        carried = self._checks.meetings(meetings, hellos_digest=self._memory["meeting.request"])
+        keys = RunKeys.of(self._memory["key_seed"])
+        setup = hashlib.sha256(meetings).digest()
+        agreed = {"settled": setup, "settled.request": setup}
         for peer in self._peers:
-            pinned, fresh = unpack(self._state[f"dh/{peer}"])
+            pinned, fresh = unpack(self._memory[f"dh/{peer}"])
             try:
                 if self.name < peer:
-                    shared, ciphertext = self._state[f"kem/{peer}"], carried[self.name][peer]
+                    shared, ciphertext = self._memory[f"kem/{peer}"], carried[self.name][peer]
                 else:
                     ciphertext = carried[peer][self.name]
                     shared = keys.encapsulation.decapsulate(ciphertext)
@@ -203,12 +178,11 @@ class SumMember:
                     f"the meeting of {peer} carries no secret for {self.name}; nothing was settled"
                 ) from error
             pair = (min(self.name, peer), max(self.name, peer))
-            seen = pack(self._state["meeting.request"], hashlib.sha256(ciphertext).digest())
-            kept[f"pair/{peer}"] = pair_secret(
+            seen = pack(self._memory["meeting.request"], hashlib.sha256(ciphertext).digest())
+            agreed[f"pair/{peer}"] = pair_secret(
                 self._terms, secrets=(pinned, fresh, shared), pair=pair, seen=seen
             )
-        setup = hashlib.sha256(meetings).digest()
-        self._replace(kept | {"settled": setup, "settled.request": setup})
+        self._memory.replace(without=("dh/", "kem/", "key_seed"), added=agreed)
 
     def deal(self, asked: SumRound) -> bytes:
         """Open a round: commit to its secrets and share them.
@@ -225,22 +199,22 @@ class SumMember:
                 f"a cohort of {len(self._terms.cohort)} has no recovery; nothing was dealt"
             )
         if self._is_open(asked):
-            return self._state["round.deal"]
+            return self._memory["round.deal"]
         digest = asked.digest(self._terms)
         secrets = RoundSecrets.of(
-            self._state["round_seed"], round_digest=digest, threshold=self._terms.threshold
+            self._memory["round_seed"], round_digest=digest, threshold=self._terms.threshold
         )
         dealing = deal(
             self.name,
             self._terms,
             secrets=secrets,
-            pairs={peer: self._state[f"pair/{peer}"] for peer in self._peers},
-            digests=(digest, self._state["settled"]),
+            pairs={peer: self._memory[f"pair/{peer}"] for peer in self._peers},
+            digests=(digest, self._memory["settled"]),
         )
         reply = sign_message(Kind.DEAL, self.name, dealing.fields, self._sign)
-        return self._open(
-            asked, {"round.deal": reply, f"round.share/{self.name}": b"".join(dealing.own_shares)}
-        )
+        shares = b"".join(dealing.own_shares)
+        self._open(asked, {"round.deal": reply, f"round.share/{self.name}": shares})
+        return reply
 
     def mask(self, deals: bytes, values: NDArray[np.int64]) -> bytes:
         """Hide the values under a self-mask and a mask for each peer that dealt.
@@ -254,13 +228,20 @@ class SumMember:
             SumRefused: No round is open; too few dealt; a deal is forged, for another round
                 or set-up, or does not fit; the values do; or another bundle was answered.
         """
-        stored = self._again("round.masked", deals, "masked its values for other deals")
+        stored = self._memory.answered(
+            "round.masked", deals, other=f"{self.name} masked its values for other deals"
+        )
         if stored is not None:
             return stored
-        if "round.deal" not in self._state:
+        if "round.deal" not in self._memory:
             raise SumRefused(f"{self.name} has not dealt in a round; nothing was masked")
-        terms, dimension = self._terms, int.from_bytes(self._state["round.dimension"], "big")
-        dealt = self._read_deals(deals)
+        terms, dimension = self._terms, int.from_bytes(self._memory["round.dimension"], "big")
+        dealt = self._checks.deals(
+            deals,
+            own=self._memory["round.deal"],
+            round_digest=self._memory["round.digest"],
+            setup_digest=self._memory["settled"],
+        )
         check_values(
             values,
             dimension=dimension,
@@ -268,19 +249,19 @@ class SumMember:
             members=len(terms.cohort),
             max_abs=terms.max_abs,
         )
-        digest, deals_digest = self._state["round.digest"], hashlib.sha256(deals).digest()
+        digest, deals_digest = self._memory["round.digest"], hashlib.sha256(deals).digest()
         received: dict[str, bytes] = {}
         seeds: dict[str, bytes] = {}
         for peer, its in dealt.items():
             if peer == self.name:
                 continue
-            secret = self._state[f"pair/{peer}"]
+            secret = self._memory[f"pair/{peer}"]
             seed = pair_seed(secret, digest)
             its.verify_pair(seed, self.name)
             received[f"round.share/{peer}"] = b"".join(its.open_shares(secret, self.name))
             seeds[peer] = mask_seed(seed, deals_digest)
         own = RoundSecrets.of(
-            self._state["round_seed"], round_digest=digest, threshold=terms.threshold
+            self._memory["round_seed"], round_digest=digest, threshold=terms.threshold
         )
         ring = values.astype(word_type(terms.ring_bits))
         apply_masks(
@@ -293,7 +274,7 @@ class SumMember:
         )
         reply = format_masked(digest, deals_digest, ring)
         received["round.dealers"] = pack(*(name.encode() for name in dealt))
-        return self._keep("round.masked", reply, request=deals, also=received)
+        return self._memory.keep("round.masked", reply, request=deals, also=received)
 
     def mask_without_recovery(self, asked: SumRound, values: NDArray[np.int64]) -> bytes:
         """Hide the values in a cohort of 3 or 4: no shares, and all must send.
@@ -312,7 +293,7 @@ class SumMember:
                 f"a cohort of {len(terms.cohort)} must deal before it masks; nothing was masked"
             )
         if self._is_open(asked):
-            return self._state["round.masked"]
+            return self._memory["round.masked"]
         check_values(
             values,
             dimension=asked.dimension,
@@ -320,9 +301,9 @@ class SumMember:
             members=len(terms.cohort),
             max_abs=terms.max_abs,
         )
-        digest, setup = asked.digest(terms), self._state["settled"]
+        digest, setup = asked.digest(terms), self._memory["settled"]
         seeds = {
-            peer: mask_seed(pair_seed(self._state[f"pair/{peer}"], digest), setup)
+            peer: mask_seed(pair_seed(self._memory[f"pair/{peer}"], digest), setup)
             for peer in self._peers
         }
         ring = values.astype(word_type(terms.ring_bits))
@@ -331,7 +312,9 @@ class SumMember:
             added=[seed for peer, seed in seeds.items() if self.name < peer],
             subtracted=[seed for peer, seed in seeds.items() if self.name > peer],
         )
-        return self._open(asked, {"round.masked": format_masked(digest, setup, ring)})
+        reply = format_masked(digest, setup, ring)
+        self._open(asked, {"round.masked": reply})
+        return reply
 
     def confirm(self, survivors: bytes) -> bytes:
         """Sign the set of survivors, once.
@@ -344,12 +327,21 @@ class SumMember:
                 they are too few, somebody is in both lists or in none; or it signed another set.
         """
         said = Survivors.parse(survivors)
-        self._check_survivors(said)
-        stored = self._again("round.statement", survivors, "signed another set of survivors")
+        if "round.dealers" not in self._memory:
+            raise SumRefused(f"{self.name} has sent no values in a round; nothing was signed")
+        self._checks.survivors(
+            said,
+            round_digest=self._memory["round.digest"],
+            deals_digest=self._memory["round.masked.request"],
+            dealers={name.decode() for name in unpack(self._memory["round.dealers"])},
+        )
+        stored = self._memory.answered(
+            "round.statement", survivors, other=f"{self.name} signed another set of survivors"
+        )
         if stored is not None:
             return stored
         reply = sign_message(Kind.STATEMENT, self.name, said.fields, self._sign)
-        return self._keep("round.statement", reply, request=survivors)
+        return self._memory.keep("round.statement", reply, request=survivors)
 
     def unmask(self, statements: bytes) -> bytes:
         """Reveal one share of each member that dealt, once enough signed the same survivors.
@@ -361,239 +353,41 @@ class SumMember:
             SumRefused: This member signed no set; or one of these is forged, by somebody who
                 did not survive, or over another set; or they are too few.
         """
-        own = self._state.get("round.statement")
+        own = self._memory.get("round.statement")
         if own is None:
             raise SumRefused(f"{self.name} has signed no set of survivors; nothing was revealed")
-        said = self._read_statements(statements, own)
-        stored = self._state.get("round.reveal")
+        said = self._checks.statements(statements, own=own)
+        stored = self._memory.get("round.reveal")
         if stored is not None:
             return stored
-        size = len(self._state[f"round.share/{self.name}"]) // 2
-        shares = [self._state[f"round.share/{name}"][:size] for name in said.alive]
-        boxes = [self._state[f"round.share/{name}"][size:] for name in said.dropped]
+        size = len(self._memory[f"round.share/{self.name}"]) // 2
+        shares = [self._memory[f"round.share/{name}"][:size] for name in said.alive]
+        boxes = [self._memory[f"round.share/{name}"][size:] for name in said.dropped]
         fields = (said.digest, b"".join(shares), b"".join(boxes))
         reply = sign_message(Kind.REVEAL, self.name, fields, self._sign)
-        return self._keep("round.reveal", reply)
+        return self._memory.keep("round.reveal", reply)
 
     @property
     def _peers(self) -> tuple[str, ...]:
         return tuple(member for member in self._terms.cohort if member != self.name)
 
-    @property
-    def _least(self) -> int:
-        return max(self._terms.threshold, self._party.floor)
-
-    def _read_hellos(self, hellos: bytes) -> dict[str, tuple[bytes, bytes]]:
-        messages = open_bundle(Kind.HELLO, hellos, roster=self._party.roster, size=HELLO_FIELDS)
-        _check_senders(tuple(messages), self._terms.cohort, Kind.HELLO)
-        for sender, message in messages.items():
-            for what, agreed, found in zip(
-                _TERMS, self._terms.fields, message.fields, strict=False
-            ):
-                if agreed != found:
-                    raise SumRefused(
-                        f"{sender} signed another {what} than {self.name} agreed to; "
-                        "nothing was sent"
-                    )
-        if pack(*messages[self.name].fields[-2:]) != pack(
-            *RunKeys.of(self._state["key_seed"]).public
-        ):
-            raise SumRefused(f"the hello of {self.name} is not what it sent; nothing was sent")
-        return {
-            name: (message.fields[-2], message.fields[-1]) for name, message in messages.items()
-        }
-
-    def _read_meetings(self, meetings: bytes) -> dict[str, dict[str, bytes]]:
-        messages = open_bundle(Kind.MEETING, meetings, roster=self._party.roster, size=2)
-        _check_senders(tuple(messages), self._terms.cohort, Kind.MEETING)
-        carried: dict[str, dict[str, bytes]] = {}
-        for sender, message in messages.items():
-            if message.fields[0] != self._state["meeting.request"]:
-                raise SumRefused(f"{sender} met others than {self.name}; nothing was settled")
-            try:
-                parts = unpack(message.fields[1])
-                names = [part.decode() for part in parts[::2]]
-                carried[sender] = dict(zip(names, parts[1::2], strict=True))
-            except ValueError as error:
-                raise SumRefused(
-                    f"the meeting of {sender} cannot be read; nothing was settled"
-                ) from error
-        return carried
-
-    def _read_deals(self, deals: bytes) -> dict[str, Deal]:
-        messages = open_bundle(Kind.DEAL, deals, roster=self._party.roster, size=DEAL_FIELDS)
-        dealt = {name: Deal.of(message, self._terms) for name, message in messages.items()}
-        if len(dealt) < self._least:
-            raise SumRefused(
-                f"{len(dealt)} members dealt, at least {self._least} must; nothing was masked"
-            )
-        for name, its in dealt.items():
-            if its.round_digest != self._state["round.digest"]:
-                raise SumRefused(f"the deal of {name} is for another round; nothing was masked")
-            if its.setup_digest != self._state["settled"]:
-                raise SumRefused(f"the deal of {name} follows another set-up; nothing was masked")
-        if self._state["round.deal"] not in unpack(deals):
-            raise SumRefused(f"the deal of {self.name} is not among the deals; nothing was masked")
-        return dealt
-
-    def _check_survivors(self, said: Survivors) -> None:
-        if "round.masked" not in self._state or "round.dealers" not in self._state:
-            raise SumRefused(f"{self.name} has sent no values in a round; nothing was signed")
-        if said.round_digest != self._state["round.digest"]:
-            raise SumRefused("the survivors are of another round; nothing was signed")
-        if said.deals_digest != self._state["round.masked.request"]:
-            raise SumRefused("the survivors masked for other deals; nothing was signed")
-        both = sorted(set(said.alive) & set(said.dropped))
-        if both:
-            raise SumRefused(f"{both[0]} is said to be alive and dropped; nothing was signed")
-        dealers = {name.decode() for name in unpack(self._state["round.dealers"])}
-        if set(said.alive) | set(said.dropped) != dealers:
-            raise SumRefused(
-                "the survivors and dropped are not those who dealt; nothing was signed"
-            )
-        if self.name not in said.alive:
-            raise SumRefused(f"{self.name} sent values and is called dropped; nothing was signed")
-        if len(said.alive) < self._least:
-            raise SumRefused(
-                f"{len(said.alive)} members survive, at least {self._least} must; "
-                "nothing was signed"
-            )
-
-    def _read_statements(self, statements: bytes, own: bytes) -> Survivors:
-        roster = self._party.roster
-        messages = open_bundle(Kind.STATEMENT, statements, roster=roster, size=STATEMENT_FIELDS)
-        fields = unpack(unpack(own)[0])[1:]
-        said = Survivors.of(fields)
-        for sender, message in messages.items():
-            if sender not in said.alive:
-                raise SumRefused(f"{sender} is no survivor and signed; nothing was revealed")
-            if message.fields != fields:
-                raise SumRefused(
-                    f"{sender} signed another set of survivors than {self.name}; "
-                    "nothing was revealed"
-                )
-        if len(messages) < self._least:
-            raise SumRefused(
-                f"{len(messages)} members signed the survivors, at least {self._least} must; "
-                "nothing was revealed"
-            )
-        return said
-
     def _is_open(self, asked: SumRound) -> bool:
         """Whether this very round is the newest; refuse an older one, or another under its name."""
-        if "settled" not in self._state:
+        if "settled" not in self._memory:
             raise SumRefused(f"{self.name} has not settled its keys; nothing was opened")
-        newest = self._state.get("round.order", b"")
+        newest = self._memory.get("round.order") or b""
         if asked.order < newest:
             raise SumRefused(f"{asked} is over for {self.name}; nothing was opened")
         if asked.order > newest:
             return False
-        if asked.digest(self._terms) != self._state["round.digest"]:
+        if asked.digest(self._terms) != self._memory["round.digest"]:
             raise SumRefused(f"{asked} was opened by {self.name} as another; nothing was opened")
         return True
 
-    def _open(self, asked: SumRound, entries: Mapping[str, bytes]) -> bytes:
-        kept = {name: value for name, value in self._state.items() if not name.startswith("round.")}
-        self._replace(
-            kept
-            | {
-                "round.order": asked.order,
-                "round.digest": asked.digest(self._terms),
-                "round.dimension": asked.dimension.to_bytes(4, "big"),
-                **entries,
-            }
-        )
-        return next(iter(entries.values()))
-
-    def _again(self, step: str, request: bytes, other: str) -> bytes | None:
-        """The stored reply of a step, if this is the request that it answered."""
-        stored = self._state.get(f"{step}.request")
-        if stored is None:
-            return None
-        if stored != hashlib.sha256(request).digest():
-            raise SumRefused(f"{self.name} {other}; nothing was sent")
-        return self._state[step]
-
-    def _keep(
-        self,
-        step: str,
-        reply: bytes,
-        *,
-        request: bytes | None = None,
-        also: Mapping[str, bytes] | None = None,
-    ) -> bytes:
-        entries = {step: reply, **(also or {})}
-        if request is not None:
-            entries[f"{step}.request"] = hashlib.sha256(request).digest()
-        # Durable first: a reply that left and was forgotten could be followed by another. The
-        # first record holds the seeds as well; later ones what was added.
-        state = {**self._state, **entries}
-        self._persist(_record(_MORE, entries) if self._is_kept else _record(_WHOLE, state))
-        self._state, self._is_kept = state, True
-        return reply
-
-    def _replace(self, state: dict[str, bytes]) -> None:
-        self._persist(_record(_WHOLE, state))
-        self._state, self._is_kept = state, True
-
-
-def _check_terms(party: Party, terms: SumTerms) -> None:
-    try:
-        terms.verify_roster(party.roster)
-    except ValueError as error:
-        raise SumRefused(f"{error}; nothing was begun") from error
-    if party.name not in terms.cohort:
-        raise SumRefused(f"{party.name} is not in the cohort; nothing was begun")
-    if len(terms.cohort) < party.floor:
-        raise SumRefused(
-            f"the cohort has {len(terms.cohort)} members, the floor is {party.floor}; "
-            "nothing was begun"
-        )
-
-
-def _check_senders(senders: tuple[str, ...], cohort: tuple[str, ...], kind: Kind) -> None:
-    for sender in senders:
-        if sender not in cohort:
-            raise SumRefused(f"{sender} is not in the cohort; nothing was done")
-    for member in cohort:
-        if member not in senders:
-            raise SumRefused(f"the {kind} of {member} is missing; nothing was done")
-
-
-def _fresh(party: Party, terms: SumTerms) -> dict[str, bytes]:
-    return {
-        "name": party.name.encode(),
-        "terms": terms.digest,
-        "key_seed": os.urandom(32),
-        "round_seed": os.urandom(32),
-    }
-
-
-def _record(kind: bytes, entries: Mapping[str, bytes]) -> bytes:
-    parts: list[bytes] = [kind, str(len(entries)).encode()]
-    for name in sorted(entries):
-        parts += (name.encode(), entries[name])
-    return pack(*parts)
-
-
-def _read(data: bytes, party: Party, terms: SumTerms) -> dict[str, bytes]:
-    state: dict[str, bytes] = {}
-    try:
-        parts = unpack(data)
-        if not parts or parts[0] != _WHOLE:
-            raise ValueError("it does not begin with a whole record")
-        place = 0
-        while place < len(parts):
-            kind, count = parts[place], int(parts[place + 1])
-            entries = parts[place + 2 : place + 2 + 2 * count]
-            if kind not in {_WHOLE, _MORE} or count < 0 or len(entries) != 2 * count:
-                raise ValueError("a record is cut short")
-            names = [name.decode() for name in entries[::2]]
-            found = dict(zip(names, entries[1::2], strict=True))
-            state = found if kind == _WHOLE else state | found
-            place += 2 + 2 * count
-    except (ValueError, IndexError) as error:
-        raise SumRefused("the state of a sum cannot be read; nothing was begun") from error
-    if (state.get("name"), state.get("terms")) != (party.name.encode(), terms.digest):
-        raise SumRefused("the state is of another member or other terms; nothing was begun")
-    return state
+    def _open(self, asked: SumRound, entries: Mapping[str, bytes]) -> None:
+        about = {
+            "round.order": asked.order,
+            "round.digest": asked.digest(self._terms),
+            "round.dimension": asked.dimension.to_bytes(4, "big"),
+        }
+        self._memory.replace(without=("round.",), added={**about, **entries})

@@ -20,7 +20,7 @@ from privacy import (
     make_card,
 )
 from privacy.masks import RingBits
-from privacy.sum_member import is_whole
+from privacy.sum_memory import is_whole
 from privacy.sum_wire import Sign
 
 NAMES = tuple(f"brand-{number:02d}" for number in range(20))

@@ -749,7 +749,12 @@ def test_a_state_of_another_member_of_other_terms_or_of_nobody_is_refused() -> N
     with refused("the state is of another member or other terms; nothing was begun"):
         begin(cohort.members[ME].state, terms_for(5, run="july"))
     good = cohort.members[ME].state
-    for garbage in (b"", b"x", good[:-1], good + pack(b"something"), pack(b"x", b"0"), good[30:]):
+    more = (
+        good + pack(b"x"),
+        good + pack(b"x", b"0"),
+        good + pack(b"tillpact sum entries 1", b"1"),
+    )
+    for garbage in (b"", b"x", good[:-1], pack(b"x", b"0"), good[30:], *more):
         with refused("the state of a sum cannot be read; nothing was begun"):
             begin(garbage)
 
