@@ -128,17 +128,39 @@ class Permit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PermittedView:
-    """What the gate hands out.
+    """What the gate hands out; nothing else makes one.
 
     Attributes:
         permit: The permission, already in the log.
-        mask: One bool for each subject id that was asked for, in their order; read-only.
+        subject_ids: The people who were asked for, in the order of the rows.
+        mask: One bool for each of them; read-only.
         rows: Row of each in the register, -1 for an unknown one; read-only.
     """
 
     permit: Permit
+    subject_ids: Sequence[str]
     mask: NDArray[np.bool_]
     rows: NDArray[np.int64]
+    issued_by: InitVar[object] = None
+
+    def __post_init__(self, issued_by: object) -> None:
+        if issued_by is not _ISSUED:
+            raise TypeError("a PermittedView is issued by Gate.open and cannot be made by hand")
+
+    def verify_people(self, subject_ids: Sequence[str]) -> None:
+        """Raise `Refused` unless the view is over these people, in this order."""
+        # A view over the same number of others would open the rows of the wrong people.
+        is_same = self.subject_ids is subject_ids or (
+            len(self.subject_ids) == len(subject_ids)
+            and all(
+                mine == theirs for mine, theirs in zip(self.subject_ids, subject_ids, strict=True)
+            )
+        )
+        if not is_same:
+            raise Refused(
+                f"the view is over {len(self.subject_ids)} people, and they are not the "
+                f"{len(subject_ids)} whose rows were asked for; nothing was read"
+            )
 
 
 def narrow(
@@ -316,7 +338,13 @@ class Gate:
                 (permit_id, index, salt, members, valid_until),
             )
         mask.flags.writeable = rows.flags.writeable = False
-        return PermittedView(_permit(event, index=index, valid_until=valid_until), mask, rows)
+        return PermittedView(
+            permit=_permit(event, index=index, valid_until=valid_until),
+            subject_ids=subject_ids,
+            mask=mask,
+            rows=rows,
+            issued_by=_ISSUED,
+        )
 
     def _deny(self, purpose: Purpose, reason: str, *, use: Use, at: int) -> None:
         name = str(purpose) if isinstance(purpose, Purpose) else "unknown"

@@ -192,7 +192,7 @@ def parse_mapping(text: str) -> OptInMapping:
     """
     try:
         fields = Fields(tomllib.loads(text), where="the mapping")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the mapping must be TOML: {error}") from error
     offset = fields.text("utc_offset")
     notice = fields.inner("notice")

@@ -89,7 +89,8 @@ def parse_ladder(text: str) -> Ladder:
     """
     try:
         document: _Table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only the decoder's own error: an integer of thousands of digits is another one.
         raise LadderError(f"the profile could not be read as TOML ({error})") from error
     _check_keys(
         "the profile",

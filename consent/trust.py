@@ -83,13 +83,15 @@ class TrustPolicy:
 
     def is_quorum(self, cosigners: Collection[str]) -> bool:
         """Tell whether these witnesses, by their names in the policy, are enough."""
-        return self.quorum == NO_QUORUM or self._is_witnessed(self.quorum, cosigners)
-
-    def _is_witnessed(self, name: str, cosigners: Collection[str]) -> bool:
-        group = self.groups.get(name)
-        if group is None:
-            return name in cosigners
-        return sum(self._is_witnessed(m, cosigners) for m in group.members) >= group.threshold
+        if self.quorum == NO_QUORUM:
+            return True
+        met = {name for name in cosigners if name not in self.groups}
+        # Members stand before their group, so that groups in groups need no recursion, whose
+        # depth whoever writes the policy would choose.
+        for name, group in self.groups.items():
+            if sum(member in met for member in group.members) >= group.threshold:
+                met.add(name)
+        return self.quorum in met
 
 
 class _Reader:
@@ -97,6 +99,9 @@ class _Reader:
 
     def __init__(self) -> None:
         self._logs: list[PublicIdentity] = []
+        # Sets beside the lists: a long policy must not take quadratic time to read.
+        self._log_marks: set[str | bytes] = set()
+        self._witness_keys: set[bytes] = set()
         self._witnesses: dict[str, PublicIdentity] = {}
         self._groups: dict[str, Group] = {}
         self._members: set[str] = set()
@@ -133,8 +138,9 @@ class _Reader:
         if len(words) not in (1, 2):
             raise NoteError("a log line must read: log VKEY [URL]")
         log = PublicIdentity.parse(words[0])
-        if any(log.key == other.key or log.name == other.name for other in self._logs):
+        if {log.key, log.name} & self._log_marks:
             raise NoteError(f"the log {log.name!r} must be listed once")
+        self._log_marks |= {log.key, log.name}
         self._logs.append(log)
 
     def _read_witness(self, words: list[str]) -> None:
@@ -142,8 +148,9 @@ class _Reader:
             raise NoteError("a witness line must read: witness NAME VKEY [URL]")
         self._check_new(words[0])
         witness = PublicIdentity.parse_witness(words[1])
-        if any(witness.key == other.key for other in self._witnesses.values()):
+        if witness.key in self._witness_keys:
             raise NoteError(f"the key of witness {words[0]!r} must be listed once")
+        self._witness_keys.add(witness.key)
         self._witnesses[words[0]] = witness
 
     def _read_group(self, words: list[str]) -> None:

@@ -72,7 +72,8 @@ def load(path: Path) -> ParticipantConfig:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}); nothing was started") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOML's own error: an endless number or nesting ends in these.
         raise ConfigError(f"{path} is no TOML ({error}); nothing was started") from error
     try:
         return _parse(document, path.parent)

@@ -63,8 +63,8 @@ class CustomerTable:
         """Take checked arrays; `load_customers` makes them."""
         self.subjects = subjects
         self.n_items = n_items
-        self._orders = orders
-        self._lines = lines
+        self._raw_orders = orders
+        self._raw_lines = lines
         self._described: dict[tuple[tuple[int, ...], int], tuple[NDArray[np.bool_], Snapshots]] = {}
 
     def churn_rows(
@@ -79,7 +79,9 @@ class CustomerTable:
         key = (snapshot_days, horizon_days)
         known = self._described.get(key)
         if known is None or np.any(mask & ~known[0]):
-            described = snapshots(self._orders.only(mask), snapshot_days, horizon_days=horizon_days)
+            described = snapshots(
+                self._raw_orders.only(mask), snapshot_days, horizon_days=horizon_days
+            )
             known = self._described[key] = (mask, described)
         rows = known[1]
         kept = mask[rows.customer]
@@ -127,18 +129,14 @@ class CustomerTable:
         self, view: PermittedView, *, first_day: int | None, before_day: int
     ) -> _Lines:
         mask = self._checked(view)
-        lines = self._lines
+        lines = self._raw_lines
         kept = mask[lines.customer] & (lines.day < before_day)
         if first_day is not None:
             kept &= lines.day >= first_day
         return _Lines(customer=lines.customer[kept], item=lines.item[kept], day=lines.day[kept])
 
     def _checked(self, view: PermittedView) -> NDArray[np.bool_]:
-        if view.mask.shape != (len(self.subjects),):
-            raise DataError(
-                f"the view permits {view.mask.size} rows, the table has {len(self.subjects)}; "
-                "nothing was read"
-            )
+        view.verify_people(self.subjects)
         return view.mask
 
 

@@ -10,7 +10,13 @@ from privacy.accounting import (
     noise_std_for,
     noise_std_of,
 )
-from privacy.budget import Budget, BudgetExhausted, Remaining, Spent
+from privacy.budget import Accounting, Budget, BudgetExhausted, Remaining, Spent
+from privacy.composition import (
+    LaplaceRelease,
+    Release,
+    SampledGaussianRelease,
+    epsilon_planned,
+)
 from privacy.history import (
     EventKind,
     LedgerError,
@@ -24,6 +30,7 @@ from privacy.noise import (
     NoiseSource,
     clip,
     discrete_gaussian,
+    discrete_laplace,
     quantise,
     sampler_slack,
     share_std,
@@ -37,24 +44,28 @@ from privacy.sum_member import SumMember
 from privacy.sum_terms import SumRound, SumTerms, least_threshold
 
 __all__ = [
+    "Accounting",
     "AgreementKey",
     "Budget",
     "BudgetExhausted",
     "Composition",
     "EventKind",
     "GaussianRelease",
+    "LaplaceRelease",
     "Ledger",
     "LedgerError",
     "LedgerEvent",
     "MemberCard",
     "NoiseSource",
     "Party",
+    "Release",
     "ReleaseKey",
     "Remaining",
     "Replayed",
     "Reservation",
     "Roster",
     "RosterError",
+    "SampledGaussianRelease",
     "Session",
     "Spent",
     "SumLayout",
@@ -69,7 +80,9 @@ __all__ = [
     "compose",
     "delta_of",
     "discrete_gaussian",
+    "discrete_laplace",
     "epsilon_of",
+    "epsilon_planned",
     "least_threshold",
     "make_card",
     "mu_for",

@@ -119,7 +119,7 @@ def delta_of(mu: float, *, epsilon: float, slack_delta: float = 0.0) -> float:
     _check_mu(mu)
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon must be finite and at least 0, got {epsilon}")
-    return min(1.0, _profile(mu, epsilon) + _slack_cost(slack_delta, epsilon))
+    return min(1.0, _profile(mu, epsilon) + slack_cost(slack_delta, epsilon))
 
 
 def epsilon_of(mu: float, *, delta: float, slack_delta: float = 0.0) -> float:
@@ -145,13 +145,13 @@ def epsilon_of(mu: float, *, delta: float, slack_delta: float = 0.0) -> float:
     # raises epsilon towards the smallest one that pays for its own slack, and adds
     # a growing hair, because the last digits of a profile near 0 are rounding.
     for attempt in range(40):
-        left = delta - _slack_cost(slack_delta, epsilon)
+        left = delta - slack_cost(slack_delta, epsilon)
         if left <= 0:
             break
         exact = _epsilon_without_slack(mu, delta=left)
         hair = 1e-12 * 2.0**attempt if attempt else 0.0
         epsilon = exact + hair * (exact + 1e-6)
-        if _profile(mu, epsilon) + _slack_cost(slack_delta, epsilon) <= delta:
+        if _profile(mu, epsilon) + slack_cost(slack_delta, epsilon) <= delta:
             return epsilon
     return math.inf
 
@@ -166,7 +166,7 @@ def mu_for(budget: Budget, *, slack_delta: float = 0.0) -> float:
     Raises:
         ValueError: The slack alone is more than the budget's delta.
     """
-    left = budget.delta - _slack_cost(slack_delta, budget.epsilon)
+    left = budget.delta - slack_cost(slack_delta, budget.epsilon)
     if left <= 0:
         raise ValueError(
             f"slack_delta {slack_delta:.2g} alone is past delta {budget.delta:.2g} "
@@ -231,7 +231,12 @@ def _profile(mu: float, epsilon: float) -> float:
     return -math.exp(first) * math.expm1(min(0.0, second - first))
 
 
-def _slack_cost(slack_delta: float, epsilon: float) -> float:
+def slack_cost(slack_delta: float, epsilon: float) -> float:
+    """The part of delta that noise takes up by being off its law, in both worlds.
+
+    Raises:
+        ValueError: The slack is negative or not finite.
+    """
     if not 0 <= slack_delta < math.inf:
         raise ValueError(f"slack_delta must be finite and at least 0, got {slack_delta}")
     if slack_delta == 0:

@@ -8,6 +8,20 @@ holds numbers only; `privacy.accounting` computes them.
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Accounting(StrEnum):
+    """How the releases of a budget may be chosen, and by which bound they are then counted."""
+
+    GAUSSIAN = "gaussian"
+    """Only Gaussian sums, chosen in any way; the bound is exact."""
+
+    ADAPTIVE = "adaptive"
+    """Releases of any kind, chosen in any way, also after seeing earlier ones: a Rényi filter."""
+
+    PLANNED = "planned"
+    """Releases of any kind whose parameters were fixed before the first: the tightest bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +66,7 @@ class Remaining:
     Attributes:
         epsilon: Budget minus spent, in nats; at least 0. Epsilons do not add up:
             two releases of half of it each cost less than all of it.
-        mu: The largest Gaussian `mu` that one further release may have. These do
+        mu: The largest Gaussian `mu` that one further sum may have. These do
             add up, in squares.
     """
 

@@ -2,20 +2,26 @@
 
 Pure data and one fold. Events say what was reserved, settled and released, in
 sensitivities and noise, never in epsilons, so that a better bound can be applied
-to an old history. Each event's head hashes everything before it. Nothing here
-touches a file; `privacy.ledger` keeps the events.
+to an old history. Each event's head hashes everything before it. What a purpose
+has spent is in `privacy.account`; nothing here touches a file, `privacy.ledger`
+keeps the events.
 """
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from privacy.accounting import Composition, GaussianRelease, compose, delta_of, epsilon_of
-from privacy.budget import Budget, BudgetExhausted, Spent
+from privacy.account import Account
+from privacy.accounting import GaussianRelease
+from privacy.budget import Accounting, Budget, Spent
+from privacy.composition import LaplaceRelease, Release, SampledGaussianRelease
 
+_UNREADABLE: Final = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 _GENESIS: Final = hashlib.sha256(b"tillpact privacy ledger, version 1").hexdigest()
 
 
@@ -66,7 +72,7 @@ class Reservation:
 
     key: ReleaseKey
     purpose: str
-    release: GaussianRelease
+    release: Release
     request_digest: bytes
 
 
@@ -74,6 +80,7 @@ class EventKind(StrEnum):
     """What can happen to a ledger."""
 
     BUDGET = "budget"
+    RENEWED = "renewed"
     RESERVED = "reserved"
     SETTLED = "settled"
     RELEASED = "released"
@@ -86,18 +93,20 @@ class LedgerEvent:
     Attributes:
         kind: What happened.
         purpose: Whose budget it concerns.
-        budget: With `budget`, the budget; else None.
+        budget: With `budget` and `renewed`, the budget from now on; else None.
+        accounting: With `budget`, how its releases are counted.
         key: Else, which release.
         release: With `reserved` and `settled`, the cost from now on.
-        digest: With `reserved`, hex of the request's hash; with `released`, hex
-            SHA-256 of the reply; else empty.
+        digest: With `renewed`, hex SHA-256 of the signed act; with `reserved`, hex of
+            the request's hash; with `released`, hex SHA-256 of the reply; else empty.
     """
 
     kind: EventKind
     purpose: str
     budget: Budget | None = None
+    accounting: Accounting = Accounting.GAUSSIAN
     key: ReleaseKey | None = None
-    release: GaussianRelease | None = None
+    release: Release | None = None
     digest: str = ""
 
     def format(self) -> str:
@@ -106,12 +115,12 @@ class LedgerEvent:
         if self.budget is not None:
             fields["epsilon"] = float(self.budget.epsilon).hex()
             fields["delta"] = float(self.budget.delta).hex()
+        if self.accounting is not Accounting.GAUSSIAN:
+            fields["accounting"] = self.accounting.value
         if self.key is not None:
             fields |= {"run": self.key.run, "round": self.key.round, "attempt": self.key.attempt}
         if self.release is not None:
-            fields["sensitivity"] = float(self.release.sensitivity).hex()
-            fields["noise_std"] = float(self.release.noise_std).hex()
-            fields["slack_delta"] = float(self.release.slack_delta).hex()
+            fields |= _format_release(self.release)
         if self.digest:
             fields["digest"] = self.digest
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -129,13 +138,14 @@ class LedgerEvent:
                 kind=EventKind(fields["kind"]),
                 purpose=fields["purpose"],
                 budget=_parse_budget(fields) if "epsilon" in fields else None,
+                accounting=Accounting(fields.get("accounting", Accounting.GAUSSIAN)),
                 key=_parse_key(fields) if "run" in fields else None,
-                release=_parse_release(fields) if "noise_std" in fields else None,
+                release=_parse_release(fields) if "sensitivity" in fields else None,
                 digest=fields.get("digest", ""),
             )
             if event.format() != text:
                 raise ValueError("it is not in the canonical form")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except _UNREADABLE as error:
             raise LedgerError(f"a ledger event cannot be read ({error})") from error
         return event
 
@@ -148,12 +158,50 @@ def _parse_key(fields: dict[str, str]) -> ReleaseKey:
     return ReleaseKey(run=fields["run"], round=int(fields["round"]), attempt=int(fields["attempt"]))
 
 
-def _parse_release(fields: dict[str, str]) -> GaussianRelease:
-    return GaussianRelease(
-        sensitivity=float.fromhex(fields["sensitivity"]),
-        noise_std=float.fromhex(fields["noise_std"]),
-        slack_delta=float.fromhex(fields["slack_delta"]),
-    )
+def _format_release(release: Release) -> dict[str, str | int]:
+    slack = float(release.slack_delta).hex()
+    match release:
+        case GaussianRelease():
+            return {
+                "sensitivity": float(release.sensitivity).hex(),
+                "noise_std": float(release.noise_std).hex(),
+                "slack_delta": slack,
+            }
+        case SampledGaussianRelease():
+            return {
+                "sensitivity": float(release.sensitivity).hex(),
+                "noise_std": float(release.noise_std).hex(),
+                "sampling_rate": float(release.sampling_rate).hex(),
+                "steps": release.steps,
+                "slack_delta": slack,
+            }
+        case LaplaceRelease():
+            return {
+                "sensitivity": release.sensitivity,
+                "scale": float(release.scale).hex(),
+                "slack_delta": slack,
+            }
+
+
+def _parse_release(fields: dict[str, str]) -> Release:
+    slack = float.fromhex(fields["slack_delta"])
+    if "scale" in fields:
+        return LaplaceRelease(
+            sensitivity=int(fields["sensitivity"]),
+            scale=float.fromhex(fields["scale"]),
+            slack_delta=slack,
+        )
+    sensitivity = float.fromhex(fields["sensitivity"])
+    noise_std = float.fromhex(fields["noise_std"])
+    if "steps" in fields:
+        return SampledGaussianRelease(
+            sensitivity=sensitivity,
+            noise_std=noise_std,
+            sampling_rate=float.fromhex(fields["sampling_rate"]),
+            steps=int(fields["steps"]),
+            slack_delta=slack,
+        )
+    return GaussianRelease(sensitivity=sensitivity, noise_std=noise_std, slack_delta=slack)
 
 
 def next_head(head: str, body: str) -> str:
@@ -162,18 +210,22 @@ def next_head(head: str, body: str) -> str:
 
 
 class History:
-    """The fold of a ledger's events; it only ever grows by `append`."""
+    """The fold of a ledger's events; it only ever grows by `append`.
+
+    Attributes:
+        accounts: What each purpose may spend and has spent, in its present window.
+    """
 
     def __init__(self) -> None:
         self.head = _GENESIS
         self.heads: dict[str, None] = {}
         self.events: list[LedgerEvent] = []
-        self.budgets: dict[str, Budget] = {}
+        self.accounts: dict[str, Account] = {}
         self.reservations: dict[ReleaseKey, Reservation] = {}
         self.replies: dict[ReleaseKey, str] = {}
-        # By purpose; the mu of a release is needed at each admission, so it is kept.
-        self._costs: dict[str, dict[ReleaseKey, tuple[float, float]]] = {}
-        self._releases: dict[ReleaseKey, GaussianRelease] = {}
+        self.renewals: dict[str, LedgerEvent] = {}
+        self._releases: dict[ReleaseKey, Release] = {}
+        self._windows: dict[ReleaseKey, Account] = {}
 
     def append(self, body: str, head: str) -> None:
         """Check one more stored event against the chain and take it in.
@@ -191,33 +243,59 @@ class History:
 
     def _apply(self, event: LedgerEvent) -> None:
         if event.kind is EventKind.BUDGET and event.budget is not None:
-            self.budgets[event.purpose] = event.budget
-            self._costs.setdefault(event.purpose, {})
+            self.accounts[event.purpose] = Account(event.budget, event.accounting)
             return
-        if event.purpose not in self.budgets or event.key is None:
+        if event.purpose not in self.accounts:
             raise LedgerError(f"event {len(self.events) + 1} concerns nothing that is known")
-        if event.release is not None:
-            self._costs[event.purpose][event.key] = (event.release.mu, event.release.slack_delta)
-            self._releases[event.key] = event.release
+        if event.kind is EventKind.RENEWED and event.budget is not None:
+            account = self.accounts[event.purpose]
+            self.accounts[event.purpose] = Account(event.budget, account.accounting)
+            self.renewals[event.digest] = event
+        elif event.key is not None:
+            self._apply_release(event, event.key)
+        else:
+            raise LedgerError(f"event {len(self.events) + 1} concerns nothing that is known")
+
+    def _apply_release(self, event: LedgerEvent, key: ReleaseKey) -> None:
         if event.kind is EventKind.RESERVED and event.release is not None:
-            self.reservations[event.key] = Reservation(
-                key=event.key,
+            self._windows[key] = account = self.accounts[event.purpose]
+            account.charge(event.release)
+            self._releases[key] = event.release
+            self.reservations[key] = Reservation(
+                key=key,
                 purpose=event.purpose,
                 release=event.release,
                 request_digest=bytes.fromhex(event.digest),
             )
+        elif key not in self._windows:
+            raise LedgerError(f"event {len(self.events) + 1} concerns nothing that is reserved")
+        elif event.kind is EventKind.SETTLED and event.release is not None:
+            self._windows[key].settle(self._releases[key], event.release)
+            self._releases[key] = event.release
         elif event.kind is EventKind.RELEASED:
-            self.replies[event.key] = event.digest
+            self.replies[key] = event.digest
 
-    def budget(self, purpose: str) -> Budget:
-        """The budget of a purpose.
+    def account(self, purpose: str) -> Account:
+        """The account of a purpose.
 
         Raises:
             LedgerError: It has none.
         """
-        if purpose not in self.budgets:
+        if purpose not in self.accounts:
             raise LedgerError(f"purpose {purpose} has no budget; nothing was released")
-        return self.budgets[purpose]
+        return self.accounts[purpose]
+
+    def spent_ever(self, purpose: str) -> Spent:
+        """Cost of everything reserved or released in all windows of a purpose together.
+
+        A person who was a customer throughout has lost this much, whatever was renewed.
+        """
+        account = self.account(purpose)
+        everything = Account(account.budget, account.accounting)
+        for key, reservation in self.reservations.items():
+            if reservation.purpose == purpose:
+                everything.charge(self._releases[key])
+        return everything.spent()
 
     def reservation(self, key: ReleaseKey) -> Reservation:
         """What was reserved for a key.
@@ -229,42 +307,22 @@ class History:
             raise LedgerError(f"nothing is reserved for {key}; nothing was released")
         return self.reservations[key]
 
-    def composition(self, purpose: str) -> Composition:
-        """Cost of everything reserved or released for a purpose."""
-        costs = self._costs[purpose].values()
-        return Composition(
-            mu=math.sqrt(math.fsum(mu * mu for mu, _ in costs)),
-            slack_delta=math.fsum(slack for _, slack in costs),
-        )
-
-    def spent(self, purpose: str) -> Spent:
-        """Cost of everything reserved or released, at the budget's delta."""
-        delta = self.budget(purpose).delta
-        total = self.composition(purpose)
-        epsilon = epsilon_of(total.mu, delta=delta, slack_delta=total.slack_delta)
-        return Spent(epsilon=epsilon, delta=delta, releases=len(self._costs[purpose]))
-
-    def admit(self, purpose: str, release: GaussianRelease) -> None:
+    def admit(self, purpose: str, release: Release) -> None:
         """Check that one more release stays within the budget.
 
         Raises:
             BudgetExhausted: It does not.
-            LedgerError: The purpose has no budget.
+            LedgerError: The purpose has no budget, or one that does not pay for this kind.
         """
-        budget = self.budget(purpose)
-        spent = self.composition(purpose)
-        extra = compose([release])
-        mu = math.hypot(spent.mu, extra.mu)
-        slack_delta = spent.slack_delta + extra.slack_delta
-        if delta_of(mu, epsilon=budget.epsilon, slack_delta=slack_delta) > budget.delta:
-            raise BudgetExhausted(
-                budget,
-                purpose=purpose,
-                spent=self.spent(purpose).epsilon,
-                after=epsilon_of(mu, delta=budget.delta, slack_delta=slack_delta),
+        account = self.account(purpose)
+        if not account.counts(release):
+            raise LedgerError(
+                f"the budget of purpose {purpose} pays for Gaussian sums only, not for a "
+                f"{type(release).__name__}; nothing was released"
             )
+        account.admit(purpose, release)
 
-    def admit_settling(self, key: ReleaseKey, release: GaussianRelease) -> None:
+    def admit_settling(self, key: ReleaseKey, release: Release) -> None:
         """Check that a reservation may be settled at this cost.
 
         Raises:
@@ -273,9 +331,10 @@ class History:
         now = self._releases[self.reservation(key).key]
         if key in self.replies:
             raise LedgerError(f"{key} was released already and cannot be settled")
-        if release.mu > now.mu or release.slack_delta > now.slack_delta:
+        if not is_cheaper(release, now):
             raise LedgerError(
-                f"{key} can only be settled downwards: mu is {now.mu:.4g}, got {release.mu:.4g}"
+                f"{key} can only be settled downwards, to a release of the same kind that costs "
+                f"no more than the {type(now).__name__} that was reserved"
             )
 
     def same(self, reservation: Reservation) -> bool:
@@ -292,3 +351,21 @@ class History:
                 f"{reservation.key} was reserved for another request; nothing was released"
             )
         return True
+
+
+def is_cheaper(release: Release, than: Release) -> bool:
+    """Tell whether a release is of the same kind as another and costs no more in any way."""
+    if release.slack_delta > than.slack_delta:
+        return False
+    match release, than:
+        case GaussianRelease(), GaussianRelease():
+            return release.mu <= than.mu
+        case LaplaceRelease(), LaplaceRelease():
+            return release.epsilon <= than.epsilon
+        case SampledGaussianRelease(), SampledGaussianRelease():
+            return (
+                release.noise_multiplier >= than.noise_multiplier
+                and release.sampling_rate <= than.sampling_rate
+                and release.steps <= than.steps
+            )
+    return False

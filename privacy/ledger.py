@@ -12,7 +12,6 @@ copy that was put back.
 """
 
 import hashlib
-import math
 import os
 import secrets
 import threading
@@ -21,8 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from privacy.accounting import GaussianRelease, mu_for
-from privacy.budget import Budget, Remaining, Spent
+from privacy.account import Account
+from privacy.budget import Accounting, Budget, Remaining, Spent
+from privacy.composition import Release
 from privacy.history import (
     EventKind,
     History,
@@ -66,8 +66,20 @@ class Ledger:
     """
 
     @classmethod
-    def create(cls, path: Path, budgets: Mapping[str, Budget]) -> Self:
+    def create(
+        cls,
+        path: Path,
+        budgets: Mapping[str, Budget],
+        *,
+        accounting: Mapping[str, Accounting] | None = None,
+    ) -> Self:
         """Make a new ledger with these budgets and open it.
+
+        Args:
+            path: Where nothing is yet.
+            budgets: Most that each purpose may spend.
+            accounting: How the releases of a purpose are counted, for good; those that are not
+                named pay for Gaussian sums only.
 
         Raises:
             LedgerError: Something is at `path` already, there is no budget, or the
@@ -77,7 +89,7 @@ class Ledger:
             raise LedgerError("a ledger needs at least one budget; none was created")
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            _write_new(draft, budgets)
+            _write_new(draft, budgets, accounting or {})
             draft.chmod(0o600)
             # A link appears at once and complete, and never replaces a file.
             os.link(draft, path)
@@ -89,22 +101,55 @@ class Ledger:
         finally:
             for suffix in ("", "-wal", "-shm", "-journal"):
                 draft.with_name(draft.name + suffix).unlink(missing_ok=True)
-        return cls.open(path, budgets)
+        return cls.open(path, budgets, accounting=accounting)
 
     @classmethod
-    def open(cls, path: Path, budgets: Mapping[str, Budget]) -> Self:
+    def open(
+        cls,
+        path: Path,
+        budgets: Mapping[str, Budget],
+        *,
+        accounting: Mapping[str, Accounting] | None = None,
+    ) -> Self:
         """Open an existing ledger and check its whole chain.
 
         Args:
             path: The file.
             budgets: What the configuration says. A new purpose is recorded; another
                 budget for a known purpose is refused, because raising a budget is
-                an act of policy and not of opening a file.
+                an act of policy (`renew`) and not of opening a file.
+            accounting: As for `create`.
 
         Raises:
             LedgerError: The file is missing, damaged or not a ledger, or a budget
-                differs from the recorded one.
+                or its accounting differs from the recorded one.
         """
+        ledger = cls._opened(path, writable=True)
+        try:
+            ledger._adopt(budgets, accounting or {})
+        except LedgerError:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def open_readonly(cls, path: Path) -> Self:
+        """Open a ledger to look at it, and check its whole chain; writing raises `LedgerError`.
+
+        Raises:
+            LedgerError: The file is missing, damaged or not a ledger.
+        """
+        ledger = cls._opened(path, writable=False)
+        try:
+            # Nothing to adopt: what is recorded counts, and nothing is added.
+            ledger._adopt({}, {})
+        except LedgerError:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def _opened(cls, path: Path, *, writable: bool) -> Self:
         if not path.is_file():
             raise LedgerError(f"there is no ledger at {path}")
         ledger = cls.__new__(cls)
@@ -112,12 +157,7 @@ class Ledger:
         ledger._lock = threading.RLock()
         ledger._history = History()
         with ledger._guarded():
-            ledger._connection = _connect(path)
-        try:
-            ledger._adopt(budgets)
-        except LedgerError:
-            ledger.close()
-            raise
+            ledger._connection = _connect(path, mode="rw" if writable else "ro")
         return ledger
 
     _path: Path
@@ -125,30 +165,28 @@ class Ledger:
     _history: History
     _connection: "sqlite3.Connection"
 
-    def _adopt(self, budgets: Mapping[str, Budget]) -> None:
+    def _adopt(self, budgets: Mapping[str, Budget], accounting: Mapping[str, Accounting]) -> None:
         with self._guarded():
             found = self._connection.execute("PRAGMA application_id").fetchone()[0]
         if found != _APPLICATION:
             raise LedgerError(f"the file {self._path} is not a ledger")
-        new: dict[str, Budget] = {}
+        unused = sorted(accounting.keys() - budgets.keys())
+        if unused:
+            raise LedgerError(f"an accounting was given for {unused[0]}, which has no budget")
+        wanted = {
+            purpose: (budget, accounting.get(purpose, Accounting.GAUSSIAN))
+            for purpose, budget in budgets.items()
+        }
         with self._reading() as history:
-            for purpose, budget in budgets.items():
-                recorded = history.budgets.get(purpose)
-                if recorded is None:
-                    new[purpose] = budget
-                elif recorded != budget:
-                    raise LedgerError(
-                        f"the budget of purpose {purpose} is recorded as epsilon "
-                        f"{recorded.epsilon:g} and delta {recorded.delta:g}, not "
-                        f"{budget.epsilon:g} and {budget.delta:g}; the ledger was not opened"
-                    )
+            new = [purpose for purpose in wanted if purpose not in history.accounts]
+            for purpose, (budget, counted) in wanted.items():
+                if purpose not in new:
+                    _verify_recorded(history.account(purpose), budget, counted, purpose=purpose)
         if new:
             with self._writing() as history:
-                for purpose, budget in new.items():
-                    if purpose not in history.budgets:
-                        self._append(
-                            LedgerEvent(kind=EventKind.BUDGET, purpose=purpose, budget=budget)
-                        )
+                for purpose in new:
+                    if purpose not in history.accounts:
+                        self._append(_budget_event(purpose, *wanted[purpose]))
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -162,7 +200,7 @@ class Ledger:
         self.close()
 
     def reserve(
-        self, key: ReleaseKey, *, purpose: str, release: GaussianRelease, request_digest: bytes
+        self, key: ReleaseKey, *, purpose: str, release: Release, request_digest: bytes
     ) -> Reservation:
         """Charge one release, durably, before any of its noise is drawn.
 
@@ -200,7 +238,7 @@ class Ledger:
                 )
         return reservation
 
-    def settle_down(self, key: ReleaseKey, release: GaussianRelease) -> None:
+    def settle_down(self, key: ReleaseKey, release: Release) -> None:
         """Lower what a reservation costs, before its reply is committed.
 
         Raises:
@@ -212,6 +250,35 @@ class Ledger:
             self._append(
                 LedgerEvent(kind=EventKind.SETTLED, purpose=purpose, key=key, release=release)
             )
+
+    def renew(self, purpose: str, budget: Budget, *, act: bytes) -> None:
+        """Begin a new window of a purpose's budget; nothing ever does this by itself.
+
+        Releases of earlier windows count no more against the budget; they still happened, and
+        `spent_ever` says what they cost together with the later ones.
+
+        Args:
+            purpose: Whose budget begins anew.
+            budget: The most that the new window may spend.
+            act: SHA-256 of the signed act of policy that renews it; 32 bytes. The same act
+                renews once.
+
+        Raises:
+            Replayed: The act renewed another budget before.
+            LedgerError: The purpose has no budget, or the file failed.
+        """
+        if len(act) != 32:
+            raise ValueError(f"act must have 32 bytes, got {len(act)}")
+        event = LedgerEvent(
+            kind=EventKind.RENEWED, purpose=purpose, budget=budget, digest=act.hex()
+        )
+        with self._writing() as history:
+            history.account(purpose)
+            earlier = history.renewals.get(event.digest)
+            if earlier is not None and earlier != event:
+                raise Replayed("this act renewed another budget before; nothing was renewed")
+            if earlier is None:
+                self._append(event)
 
     def commit(self, key: ReleaseKey, reply: bytes) -> None:
         """Store the exact bytes of the reply, durably, before they are sent.
@@ -257,27 +324,41 @@ class Ledger:
             return history.reservation(key).request_digest
 
     def spent(self, purpose: str) -> Spent:
-        """What everything reserved or released for a purpose has cost."""
+        """What everything reserved or released for a purpose has cost in its present window."""
         with self._reading() as history:
-            return history.spent(purpose)
+            return history.account(purpose).spent()
+
+    def spent_ever(self, purpose: str) -> Spent:
+        """What all windows of a purpose have cost together."""
+        with self._reading() as history:
+            return history.spent_ever(purpose)
 
     def remaining(self, purpose: str) -> Remaining:
         """What the budget of a purpose still pays for."""
         with self._reading() as history:
-            budget, spent = history.budget(purpose), history.spent(purpose)
-            total = history.composition(purpose)
-        if spent.epsilon >= budget.epsilon:
-            return Remaining(epsilon=0.0, mu=0.0)
-        most = mu_for(budget, slack_delta=total.slack_delta)
-        return Remaining(
-            epsilon=budget.epsilon - spent.epsilon,
-            mu=math.sqrt(max(0.0, (most - total.mu) * (most + total.mu))),
-        )
+            return history.account(purpose).remaining()
+
+    def affordable(self, purpose: str, release: Release, *, most: int = 10_000) -> int:
+        """How many more releases like this one a purpose's budget pays for, up to `most`.
+
+        Raises:
+            ValueError: The budget does not pay for releases of this kind.
+        """
+        with self._reading() as history:
+            return history.account(purpose).affordable(release, most=most)
+
+    def verify_budgets(self, budgets: Mapping[str, Budget]) -> None:
+        """Raise `LedgerError` where a recorded budget is not the one that is given."""
+        with self._reading() as history:
+            for purpose, budget in budgets.items():
+                account = history.accounts.get(purpose)
+                if account is not None:
+                    _verify_recorded(account, budget, account.accounting, purpose=purpose)
 
     def budgets(self) -> dict[str, Budget]:
-        """The recorded budgets by purpose."""
+        """The present budgets by purpose."""
         with self._reading() as history:
-            return dict(history.budgets)
+            return {purpose: account.budget for purpose, account in history.accounts.items()}
 
     def history(self) -> list[LedgerEvent]:
         """All events in their order."""
@@ -354,10 +435,31 @@ def _insert(connection: "sqlite3.Connection", event: LedgerEvent) -> None:
     connection.execute("INSERT INTO event VALUES (?, ?, ?)", (seq + 1, body, next_head(head, body)))
 
 
-def _connect(path: Path) -> "sqlite3.Connection":
-    # "rw" never creates a file: a mistyped path is not an empty ledger.
+def _budget_event(purpose: str, budget: Budget, accounting: Accounting) -> LedgerEvent:
+    return LedgerEvent(kind=EventKind.BUDGET, purpose=purpose, budget=budget, accounting=accounting)
+
+
+def _verify_recorded(
+    account: Account, budget: Budget, accounting: Accounting, *, purpose: str
+) -> None:
+    recorded = account.budget
+    if recorded != budget:
+        raise LedgerError(
+            f"the budget of purpose {purpose} is recorded as epsilon {recorded.epsilon:g} and "
+            f"delta {recorded.delta:g}, not {budget.epsilon:g} and {budget.delta:g}; the ledger "
+            "was not opened"
+        )
+    if account.accounting is not accounting:
+        raise LedgerError(
+            f"the accounting of purpose {purpose} is recorded as {account.accounting}, not "
+            f"{accounting}; the ledger was not opened"
+        )
+
+
+def _connect(path: Path, *, mode: str = "rw") -> "sqlite3.Connection":
+    # No mode creates a file: a mistyped path is not an empty ledger.
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=rw",
+        f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,
         timeout=_BUSY_TIMEOUT_S,
         isolation_level=None,
@@ -367,7 +469,9 @@ def _connect(path: Path) -> "sqlite3.Connection":
     return connection
 
 
-def _write_new(draft: Path, budgets: Mapping[str, Budget]) -> None:
+def _write_new(
+    draft: Path, budgets: Mapping[str, Budget], accounting: Mapping[str, Accounting]
+) -> None:
     draft.touch(mode=0o600, exist_ok=False)
     connection = _connect(draft)
     try:
@@ -376,7 +480,8 @@ def _write_new(draft: Path, budgets: Mapping[str, Budget]) -> None:
         for statement in _SCHEMA:
             connection.execute(statement)
         for purpose, budget in budgets.items():
-            _insert(connection, LedgerEvent(kind=EventKind.BUDGET, purpose=purpose, budget=budget))
+            counted = accounting.get(purpose, Accounting.GAUSSIAN)
+            _insert(connection, _budget_event(purpose, budget, counted))
         connection.execute("COMMIT")
     finally:
         connection.close()

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import officer
+from tillpact import auditing, officer
 from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
 
 if TYPE_CHECKING:
     from consent import PublicIdentity, Receipt
+    from privacy import Budget, Ledger
+
+_MOST_COUNTS = 10_000
 
 app = typer.Typer(
     help="Retail brands learn together without pooling their customers' data.",
@@ -39,6 +42,10 @@ consent_app = typer.Typer(help="What customers agreed to.", no_args_is_help=True
 app.add_typer(consent_app, name="consent")
 receipt_app = typer.Typer(help="A customer's receipt, checked offline.", no_args_is_help=True)
 consent_app.add_typer(receipt_app, name="receipt")
+auditor_app = typer.Typer(help="Encrypted counts, added up.", no_args_is_help=True)
+app.add_typer(auditor_app, name="auditor")
+auditor_app.command("keygen")(auditing.auditor_keygen)
+auditor_app.command("decrypt")(auditing.auditor_decrypt)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
 
@@ -200,41 +207,65 @@ def budget(
     config: Annotated[Path, typer.Argument(help="The node's participant.toml.")],
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Show what each purpose has spent and what is left; exit 1 when nothing is."""
+    """Show what each purpose has spent and what the rest still buys; exit 1 when nothing is left.
+
+    Looks only: a purpose that is not in the ledger yet is not recorded by this.
+    """
     from participant.config import ConfigError, load  # noqa: PLC0415
-    from privacy import Ledger, LedgerError, epsilon_of  # noqa: PLC0415
+    from privacy import Ledger, LedgerError  # noqa: PLC0415
 
     try:
         node = load(config)
-        budgets = {purpose.value: most for purpose, most in node.budgets.items()}
-        with Ledger.open(node.folder / "ledger.sqlite", budgets) as ledger:
-            rows = {name: (ledger.spent(name), most) for name, most in budgets.items()}
-            left = {
-                name: epsilon_of(ledger.remaining(name).mu, delta=most.delta)
-                for name, most in budgets.items()
+        planned = {purpose.value: most for purpose, most in node.budgets.items()}
+        with Ledger.open_readonly(node.folder / "ledger.sqlite") as ledger:
+            ledger.verify_budgets(planned)
+            lines = {
+                name: _describe_budget(ledger, name, most)
+                for name, most in ledger.budgets().items()
             }
     except (ConfigError, LedgerError) as error:
         complain(error)
         raise typer.Exit(WRONG) from error
-    document = {
-        name: {
-            "epsilon_spent": spent.epsilon,
-            "epsilon_of_one_more_plan": left[name],
-            "epsilon_budget": most.epsilon,
-            "delta": most.delta,
-            "releases": spent.releases,
-        }
-        for name, (spent, most) in rows.items()
-    }
-    if not print_json("budget", document, wanted=as_json):
-        for name, (spent, most) in rows.items():
-            say(
-                f"{name}: epsilon {spent.epsilon:.3f} of {most.epsilon:.3f} spent in "
-                f"{spent.releases} releases; one more plan of epsilon {left[name]:.3f} fits "
-                f"(delta {most.delta:g}, one customer with everything they did)"
-            )
-    if not any(left.values()):
+    if not print_json(
+        "budget", {name: document for name, (document, _) in lines.items()}, wanted=as_json
+    ):
+        for _, sentence in lines.values():
+            say(sentence)
+        for name in planned.keys() - lines.keys():
+            say(f"{name}: not in the ledger yet; it is recorded when the node is opened")
+    if not any(document["epsilon_of_one_more_plan"] for document, _ in lines.values()):
         raise typer.Exit(NO)
+
+
+def _describe_budget(
+    ledger: "Ledger", name: str, most: "Budget"
+) -> tuple[dict[str, float | int], str]:
+    from privacy import GaussianRelease, epsilon_of  # noqa: PLC0415
+
+    spent, ever = ledger.spent(name), ledger.spent_ever(name)
+    left = epsilon_of(ledger.remaining(name).mu, delta=most.delta)
+    # One customer changes a count by one; the least noise that is ever used is 30.
+    count = GaussianRelease(sensitivity=1, noise_std=30.0)
+    counts = ledger.affordable(name, count, most=_MOST_COUNTS)
+    document = {
+        "epsilon_spent": spent.epsilon,
+        "epsilon_of_one_more_plan": left,
+        "epsilon_budget": most.epsilon,
+        "delta": most.delta,
+        "releases": spent.releases,
+        "counts_left": counts,
+        "epsilon_spent_ever": ever.epsilon,
+    }
+    sentence = (
+        f"{name}: epsilon {spent.epsilon:.3f} of {most.epsilon:.3f} spent in {spent.releases} "
+        f"releases. The rest buys one more plan of epsilon {left:.3f}, or "
+        f"{counts}{' or more' if counts == _MOST_COUNTS else ''} counts of customers that are off "
+        f"by at most 59, 19 times in 20 (delta {most.delta:g}, one customer with everything they "
+        "did)."
+    )
+    if ever.releases > spent.releases:
+        sentence += f" All windows together: epsilon {ever.epsilon:.3f}."
+    return document, sentence
 
 
 @node_app.command("serve")

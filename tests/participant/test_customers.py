@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -5,11 +6,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from consent import PermittedView, Use, UseKind
+from consent import (
+    ConsentChoice,
+    Gate,
+    Identity,
+    Log,
+    Notice,
+    PermittedView,
+    Profile,
+    Refused,
+    Register,
+    Use,
+    UseKind,
+)
 from participant.config import REQUIRED_COLUMNS
 from participant.customers import (
     Catalogue,
@@ -33,6 +46,7 @@ from tests.federation.synthetic import (
     write_products,
 )
 
+NOTICE = Notice(id="privacy", version=1, language="en", sha256="ab" * 32)
 CANARY = "Canary-4711"
 HEADER = "who,bill,sku,pieces,each,at\n"
 GOOD = "anna,b1,I01,2,3.50,2011-03-01\n"
@@ -69,17 +83,33 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> CustomerTable:
     return made
 
 
+Permit = Callable[[CustomerTable, NDArray[np.bool_]], PermittedView]
+
+
 @pytest.fixture(scope="module")
-def permit(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PermittedView]:
-    """Views as a gate hands them out, over masks of the test's choice."""
-    federation = Federation.create(tmp_path_factory.mktemp("gate"), names=("a", "b", "c"))
-    node = federation.nodes["a"]
-    use = Use(kind=UseKind.FEATURE)
-    issued = node.gate.open(PURPOSE, node.table.subjects, use=use, at=node.clock()).permit
-    federation.close()
-    return lambda mask: PermittedView(
-        permit=issued, mask=np.asarray(mask, dtype=np.bool_), rows=np.arange(len(mask))
-    )
+def permit(tmp_path_factory: pytest.TempPathFactory) -> Permit:
+    """A gate's views of a table over masks of the test's choice."""
+
+    def open_view(table: CustomerTable, mask: NDArray[np.bool_]) -> PermittedView:
+        folder = tmp_path_factory.mktemp("gate")
+        with Log.create(folder, Identity.generate("amber")) as log:
+            register = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+            agreed = [
+                ConsentChoice(
+                    subject_id=subject,
+                    given=frozenset({PURPOSE}) | register.ladder.rules[PURPOSE].prerequisites,
+                    notice=NOTICE,
+                    channel="app",
+                    expressed_at=1,
+                    until=1_000,
+                )
+                for subject in np.array(table.subjects)[mask].tolist()
+            ]
+            register.record_many(agreed, at=1)
+            gate = Gate(register, log, policy_digest="p")
+            return gate.open(PURPOSE, table.subjects, use=Use(kind=UseKind.FEATURE), at=2)
+
+    return open_view
 
 
 def churn(table: CustomerTable, view: PermittedView) -> tuple[NDArray[np.float64], ...]:
@@ -88,7 +118,7 @@ def churn(table: CustomerTable, view: PermittedView) -> tuple[NDArray[np.float64
 
 
 def test_csv_and_parquet_of_the_same_lines_give_the_same_table(
-    tmp_path: Path, catalogue: Catalogue, permit: Callable[..., PermittedView]
+    tmp_path: Path, catalogue: Catalogue, permit: Permit
 ) -> None:
     lines = invoice_lines(seed=2, customers=9)
     lines.to_csv(tmp_path / "brand.csv", index=False)
@@ -103,7 +133,7 @@ def test_csv_and_parquet_of_the_same_lines_give_the_same_table(
 
     for other in others:
         assert other.subjects == first.subjects == tuple(f"c00{i}" for i in range(9))
-        view = permit(np.ones(9))
+        view = permit(first, np.ones(9, np.bool_))
         for mine, theirs in zip(churn(first, view), churn(other, view), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-12)
         np.testing.assert_array_equal(
@@ -257,7 +287,7 @@ def test_one_column_may_hold_two_things(tmp_path: Path, catalogue: Catalogue) ->
 
 
 def test_returns_and_items_of_no_catalogue_are_spend_and_no_purchase(
-    load_text: Callable[[str], CustomerTable], permit: Callable[..., PermittedView]
+    load_text: Callable[[str], CustomerTable], permit: Permit
 ) -> None:
     day = int(np.datetime64("2011-03-01").astype(int))
     table = load_text(
@@ -267,7 +297,7 @@ def test_returns_and_items_of_no_catalogue_are_spend_and_no_purchase(
         + "anna,b2,I02,-1,25,2011-03-02\n"
         + "ben,b3,I03,1,1,2011-03-03T23:59:59\n"
     )
-    view = permit(np.ones(2))
+    view = permit(table, np.ones(2, np.bool_))
 
     rows = table.churn_rows(view, snapshot_days=(day + 10,), horizon_days=5)
     bought = table.bought(view, first_day=None, before_day=day + 10)
@@ -284,7 +314,7 @@ def test_returns_and_items_of_no_catalogue_are_spend_and_no_purchase(
 
 
 def test_items_weigh_half_after_each_half_life_of_their_last_purchase(
-    load_text: Callable[[str], CustomerTable], permit: Callable[..., PermittedView]
+    load_text: Callable[[str], CustomerTable], permit: Permit
 ) -> None:
     day = int(np.datetime64("2011-03-01").astype(int))
     table = load_text(
@@ -297,7 +327,7 @@ def test_items_weigh_half_after_each_half_life_of_their_last_purchase(
         + f"chen,b6,I00,1,1,{date(day - 40)}\n"
     )
 
-    rows = table.item_rows(permit(np.ones(3)), before_day=day, half_life_days=10)
+    rows = table.item_rows(permit(table, np.ones(3, np.bool_)), before_day=day, half_life_days=10)
 
     assert rows.start.tolist() == [0, 2, 2, 3]
     assert rows.item.tolist() == [1, 2, 0]
@@ -306,12 +336,12 @@ def test_items_weigh_half_after_each_half_life_of_their_last_purchase(
 
 
 def test_bought_knows_first_and_last_day(
-    load_text: Callable[[str], CustomerTable], permit: Callable[..., PermittedView]
+    load_text: Callable[[str], CustomerTable], permit: Permit
 ) -> None:
     table = load_text(
         HEADER + "".join(f"anna,b{day},I0{day},1,1,{date(day)}\n" for day in range(1, 6))
     )
-    view = permit(np.ones(1))
+    view = permit(table, np.ones(1, np.bool_))
 
     assert np.flatnonzero(table.bought(view, first_day=2, before_day=4)).tolist() == [2, 3]
     assert np.flatnonzero(table.bought(view, first_day=None, before_day=3)).tolist() == [1, 2]
@@ -320,7 +350,7 @@ def test_bought_knows_first_and_last_day(
 @pytest.mark.parametrize("ancient", ["0001-01-01", "1753-01-01", "1900-01-01", "1969-12-31"])
 def test_a_placeholder_date_of_one_customer_moves_nobody_else(
     load_text: Callable[[str], CustomerTable],
-    permit: Callable[..., PermittedView],
+    permit: Permit,
     ancient: str,
 ) -> None:
     line = "{},b{},I01,1,5,{}\n"
@@ -330,10 +360,9 @@ def test_a_placeholder_date_of_one_customer_moves_nobody_else(
     day = int(np.datetime64("2011-05-01").astype(int))
 
     def described(lines: list[str], people: int) -> NDArray[np.float64]:
-        rows = load_text(HEADER + "".join(lines)).churn_rows(
-            permit(np.ones(people)), snapshot_days=(day,), horizon_days=5
-        )
-        return rows.features
+        made = load_text(HEADER + "".join(lines))
+        view = permit(made, np.ones(people, np.bool_))
+        return made.churn_rows(view, snapshot_days=(day,), horizon_days=5).features
 
     without, together = described(known, 2), described(known + odd, 3)
 
@@ -343,24 +372,45 @@ def test_a_placeholder_date_of_one_customer_moves_nobody_else(
 
 
 def test_a_view_of_another_table_is_refused(
-    table: CustomerTable, permit: Callable[..., PermittedView]
+    table: CustomerTable, load_text: Callable[[str], CustomerTable], permit: Permit
 ) -> None:
-    view = permit(np.ones(CUSTOMERS + 1))
-    message = r"^the view permits 41 rows, the table has 40; nothing was read$"
+    lines = "".join(f"stranger {i:02},b{i},I01,1,1,2011-03-01\n" for i in range(CUSTOMERS))
+    stranger = load_text(HEADER + lines)
+    fewer = load_text(HEADER + GOOD)
+    message = r"^the view is over {} people, and they are not the 40 whose rows were asked for"
 
-    with pytest.raises(DataError, match=message):
-        churn(table, view)
-    with pytest.raises(DataError, match=message):
-        table.item_rows(view, before_day=LAST_DAY, half_life_days=90)
-    with pytest.raises(DataError, match=message):
-        table.bought(view, first_day=None, before_day=LAST_DAY)
+    for other, people in [(stranger, 40), (fewer, 1)]:
+        view = permit(other, np.ones(people, np.bool_))
+        with pytest.raises(Refused, match=message.format(people)):
+            churn(table, view)
+        with pytest.raises(Refused, match=message.format(people)):
+            table.item_rows(view, before_day=LAST_DAY, half_life_days=90)
+        with pytest.raises(Refused, match=message.format(people)):
+            table.bought(view, first_day=None, before_day=LAST_DAY)
+
+
+def test_a_view_cannot_be_made_by_hand(table: CustomerTable, permit: Permit) -> None:
+    view = permit(table, np.arange(CUSTOMERS) < 3)
+
+    with pytest.raises(TypeError, match=r"^a PermittedView is issued by Gate\.open"):
+        PermittedView(
+            permit=view.permit,
+            subject_ids=table.subjects,
+            mask=np.ones(CUSTOMERS, np.bool_),
+            rows=view.rows,
+        )
+    with pytest.raises(TypeError, match=r"^a PermittedView is issued by Gate\.open"):
+        dataclasses.replace(view, mask=np.ones(CUSTOMERS, np.bool_))
+    with pytest.raises(ValueError, match="read-only"):
+        view.mask[:] = True
 
 
 @given(masks)
 def test_nobody_outside_the_mask_ever_appears(
-    table: CustomerTable, permit: Callable[..., PermittedView], mask: NDArray[np.bool_]
+    table: CustomerTable, permit: Permit, mask: NDArray[np.bool_]
 ) -> None:
-    everybody, view = permit(np.ones(CUSTOMERS)), permit(mask)
+    assume(mask.any())
+    everybody, view = permit(table, np.ones(CUSTOMERS, np.bool_)), permit(table, mask)
     kept = np.flatnonzero(mask)
 
     rows = table.churn_rows(view, snapshot_days=SNAPSHOT_DAYS, horizon_days=HORIZON_DAYS)
@@ -379,17 +429,17 @@ def test_nobody_outside_the_mask_ever_appears(
         np.testing.assert_array_equal(items.weight[mine], all_items.weight[theirs])
 
 
+@settings(max_examples=40)
 @given(st.lists(masks, min_size=1, max_size=5))
 def test_remembered_features_are_those_of_a_fresh_table(
-    table: CustomerTable, permit: Callable[..., PermittedView], masks: list[NDArray[np.bool_]]
+    table: CustomerTable, permit: Permit, masks: list[NDArray[np.bool_]]
 ) -> None:
     """Whatever was asked before: people come, withdraw, and come back."""
     for mask in masks:
-        fresh = CustomerTable(table.subjects, table._orders, table._lines, table.n_items)
+        fresh = CustomerTable(table.subjects, table._raw_orders, table._raw_lines, table.n_items)
         if mask.any():
-            for mine, theirs in zip(
-                churn(table, permit(mask)), churn(fresh, permit(mask)), strict=True
-            ):
+            view = permit(table, mask)
+            for mine, theirs in zip(churn(table, view), churn(fresh, view), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
 
 

@@ -2,21 +2,52 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy import Budget, EventKind, GaussianRelease, LedgerError, LedgerEvent, ReleaseKey
+from privacy import (
+    Accounting,
+    Budget,
+    EventKind,
+    GaussianRelease,
+    LaplaceRelease,
+    LedgerError,
+    LedgerEvent,
+    ReleaseKey,
+    SampledGaussianRelease,
+)
 from privacy.history import History, next_head
 
 keys = st.builds(
     ReleaseKey, run=st.text(min_size=1), round=st.integers(0, 2**62), attempt=st.integers(0, 9)
 )
-releases = st.builds(
+sums = st.builds(
     GaussianRelease,
     sensitivity=st.floats(1e-3, 2.0**53),
     noise_std=st.floats(30, 1e300),
     slack_delta=st.floats(0, 0.5),
 )
+sampled = st.builds(
+    SampledGaussianRelease,
+    sensitivity=st.floats(1e-3, 2.0**53),
+    noise_std=st.floats(30, 1e300),
+    sampling_rate=st.floats(1e-9, 1),
+    steps=st.integers(1, 10**7),
+    slack_delta=st.floats(0, 0.5),
+)
+counts = st.builds(
+    LaplaceRelease,
+    sensitivity=st.integers(1, 4096),
+    scale=st.floats(1e-3, 1e300),
+    slack_delta=st.floats(0, 0.5),
+)
+releases = st.one_of(sums, sampled, counts)
 budgets = st.builds(Budget, epsilon=st.floats(1e-9, 1e9), delta=st.floats(1e-300, 0.9))
 events = st.one_of(
-    st.builds(LedgerEvent, kind=st.just(EventKind.BUDGET), purpose=st.text(), budget=budgets),
+    st.builds(
+        LedgerEvent,
+        kind=st.just(EventKind.BUDGET),
+        purpose=st.text(),
+        budget=budgets,
+        accounting=st.sampled_from(Accounting),
+    ),
     st.builds(
         LedgerEvent,
         kind=st.just(EventKind.RESERVED),

@@ -6,7 +6,6 @@ import random
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -127,11 +126,14 @@ def test_a_process_killed_at_any_moment_is_charged_for_all_it_released(tmp_path:
         Ledger.create(path, BUDGETS).close()
         reading, writing = os.pipe()
         child = fork(lambda path=path, out=writing: spend(path, out))
-        time.sleep(moments.uniform(0, 0.015))
+        # Killed somewhere after a number of acknowledgements, however fast the machine is.
+        acknowledged = b""
+        for _ in range(moments.randrange(36)):
+            acknowledged += os.read(reading, 1)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(writing)
-        acknowledged = os.read(reading, 1000)
+        acknowledged += os.read(reading, 1000)
         os.close(reading)
 
         reserved, released = counts(path)

@@ -20,6 +20,7 @@ from privacy import (
     NoiseSource,
     clip,
     discrete_gaussian,
+    discrete_laplace,
     quantise,
     sampler_slack,
     share_std,
@@ -70,6 +71,26 @@ def test_noise_has_the_exact_discrete_gaussian_law(noise_std: float) -> None:
     assert histogram_p(values, noise_std) > FALSE_ALARM
     if noise_std >= 63:
         assert low_bits_p(values) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_noise_for_counts_has_the_exact_discrete_laplace_law(scale: float) -> None:
+    values = discrete_laplace(scale, 1_000_000, source=source())
+
+    reach = math.ceil(40 * scale)
+    weights = np.exp(-np.abs(np.arange(-reach, reach + 1)) / scale)
+    counts = np.bincount(values + reach, minlength=2 * reach + 1)
+    assert chi_squared(counts, weights / weights.sum()) > FALSE_ALARM
+    if scale >= 1e4:
+        assert low_bits_p(values) > FALSE_ALARM
+
+
+def test_noise_for_counts_that_is_one_percent_too_small_is_caught() -> None:
+    values = discrete_laplace(99.0, 1_000_000, source=source())
+
+    weights = np.exp(-np.abs(np.arange(-4000, 4001)) / 100.0)
+    counts = np.bincount(values + 4000, minlength=8001)
+    assert chi_squared(counts, weights / weights.sum()) < FALSE_ALARM
 
 
 def test_the_widest_noise_has_the_right_spread_and_low_bits() -> None:
