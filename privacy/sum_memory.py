@@ -13,6 +13,7 @@ from privacy.secure_sum import SumRefused
 from privacy.sum_wire import unpack
 
 Persist = Callable[[bytes], None]
+_MAX_PARTS: Final = 1 << 16
 _WHOLE: Final = b"tillpact sum state 1"
 _MORE: Final = b"tillpact sum entries 1"
 
@@ -42,7 +43,7 @@ class Memory:
             SumRefused: They are cut short, or something else altogether.
         """
         try:
-            memory = cls(_fold(unpack(state)), persist)
+            memory = cls(_fold(unpack(state, most=_MAX_PARTS)), persist)
         except (ValueError, IndexError) as error:
             raise SumRefused("the state of a sum cannot be read; nothing was begun") from error
         memory._is_kept = True

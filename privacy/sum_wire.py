@@ -22,6 +22,8 @@ from privacy.secure_sum import MAX_COHORT, SumRefused
 from privacy.sum_terms import format_names
 
 Sign = Callable[[str, bytes], bytes]
+# Names and ciphertexts of a full cohort, twice over.
+MAX_PARTS: Final = 256
 MASKED_MAGIC: Final = b"tillpact sum 2\0\0"
 MASKED_HEADER_BYTES: Final = len(MASKED_MAGIC) + 64
 
@@ -231,14 +233,21 @@ def parse_names(data: bytes) -> tuple[str, ...]:
     return names
 
 
-def unpack(data: bytes) -> tuple[bytes, ...]:
-    """Read what `pack` wrote: any number of parts.
+def unpack(data: bytes, *, most: int = MAX_PARTS) -> tuple[bytes, ...]:
+    """Read what `pack` wrote.
+
+    Args:
+        data: What arrived.
+        most: How many parts are read; more are refused before they cost anything.
 
     Raises:
-        ValueError: A part is cut short.
+        ValueError: A part is cut short, or there are too many.
     """
-    parts, place = [], 0
+    parts: list[bytes] = []
+    place = 0
     while place < len(data):
+        if len(parts) == most:
+            raise ValueError(f"more than {most} parts")
         start = place + 8
         place = start + int.from_bytes(data[place:start], "big")
         if place > len(data) or start > len(data):

@@ -787,6 +787,40 @@ def test_one_changed_byte_of_the_deals_is_refused(place: int, change: int) -> No
         GARBAGE.cohort.members[ME].mask(bytes(data), VALUES[ME])
 
 
+def test_a_message_has_as_many_fields_as_its_kind() -> None:
+    members, hellos = greeted()
+    fields = unpack(unpack(members[PEER].hello())[0])[1:]
+
+    for wrong in (fields[:-1], (*fields, b"")):
+        longer = sign_message(Kind.HELLO, PEER, wrong, PINNED[PEER].sign)
+        with refused("a hello cannot be read; nothing was done"):
+            members[ME].meet(bundle_with(hellos, PEER, longer))
+
+
+def test_a_bundle_holds_one_to_fifty_messages() -> None:
+    members, _ = greeted()
+
+    for bundle in (b"", pack(*[members[PEER].hello()] * 51), pack(*[b""] * 300)):
+        with refused("a bundle of hellos cannot be read; nothing was done"):
+            members[ME].meet(bundle)
+
+
+def test_more_parts_than_a_cohort_can_need_are_not_read() -> None:
+    with pytest.raises(ValueError, match="more than 256 parts"):
+        unpack(bytes(8 * 257))
+    assert len(unpack(bytes(8 * 256))) == 256
+
+
+def test_survivors_are_sorted_and_named_once() -> None:
+    one = masked()
+    honest = Survivors.parse(one.tally.survivors())
+
+    for alive in (honest.alive[::-1], (*honest.alive, honest.alive[-1])):
+        said = dataclasses.replace(honest, alive=alive).format()
+        with refused("a set of survivors cannot be read; nothing was done"):
+            one.cohort.members[ME].confirm(said)
+
+
 GARBAGE = dealt()
 
 
