@@ -36,7 +36,6 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.masks import apply_masks, word_type
 from privacy.roster import pack
 from privacy.secure_sum import Party, SumRefused, check_values
 from privacy.sum_checks import SumChecks
@@ -263,16 +262,16 @@ class SumMember:
         own = RoundSecrets.of(
             self._memory["round_seed"], round_digest=digest, threshold=terms.threshold
         )
-        ring = values.astype(word_type(terms.ring_bits))
-        apply_masks(
-            ring,
+        reply = format_masked(
+            values,
+            head=(digest, deals_digest),
+            ring_bits=terms.ring_bits,
             added=[
                 mask_seed(own.self_seed, deals_digest),
                 *(seed for peer, seed in seeds.items() if self.name < peer),
             ],
             subtracted=[seed for peer, seed in seeds.items() if self.name > peer],
         )
-        reply = format_masked(digest, deals_digest, ring)
         received["round.dealers"] = pack(*(name.encode() for name in dealt))
         return self._memory.keep("round.masked", reply, request=deals, also=received)
 
@@ -306,13 +305,13 @@ class SumMember:
             peer: mask_seed(pair_seed(self._memory[f"pair/{peer}"], digest), setup)
             for peer in self._peers
         }
-        ring = values.astype(word_type(terms.ring_bits))
-        apply_masks(
-            ring,
+        reply = format_masked(
+            values,
+            head=(digest, setup),
+            ring_bits=terms.ring_bits,
             added=[seed for peer, seed in seeds.items() if self.name < peer],
             subtracted=[seed for peer, seed in seeds.items() if self.name > peer],
         )
-        reply = format_masked(digest, setup, ring)
         self._open(asked, {"round.masked": reply})
         return reply
 

@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
 
-from privacy.masks import Ring, word_type
+from privacy.masks import Ring, apply_masks, word_type
 from privacy.roster import Roster, pack
 from privacy.secure_sum import MAX_COHORT, SumRefused
 from privacy.sum_terms import format_names
@@ -125,9 +126,31 @@ def open_bundle(kind: Kind, data: bytes, *, roster: Roster, size: int) -> dict[s
     return {message.sender: message for message in messages}
 
 
-def format_masked(round_digest: bytes, deals_digest: bytes, ring: Ring) -> bytes:
-    """A masked vector after 80 bytes that say what it is for."""
-    return b"".join((MASKED_MAGIC, round_digest, deals_digest, ring.data.cast("B")))
+def format_masked(
+    values: NDArray[np.int64],
+    *,
+    head: tuple[bytes, bytes],
+    ring_bits: int,
+    added: Iterable[bytes],
+    subtracted: Iterable[bytes],
+) -> bytes:
+    """Values under masks, after 80 bytes that say what they are for.
+
+    Args:
+        values: Checked numbers, shape (dimension,).
+        head: Digests of the round and of the deals.
+        ring_bits: Of the ring.
+        added: Seeds of masks to add.
+        subtracted: Seeds of masks to subtract.
+    """
+    word = word_type(ring_bits)
+    message = bytearray(MASKED_HEADER_BYTES + values.size * word.itemsize)
+    message[:MASKED_HEADER_BYTES] = MASKED_MAGIC + head[0] + head[1]
+    # Masked in place, in the message: megabytes are written once less.
+    ring: Ring = np.frombuffer(message, dtype=word, offset=MASKED_HEADER_BYTES)
+    np.copyto(ring, values, casting="unsafe")
+    apply_masks(ring, added=added, subtracted=subtracted)
+    return bytes(message)
 
 
 def parse_masked(
