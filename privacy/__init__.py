@@ -38,6 +38,10 @@ from privacy.noise import (
 )
 from privacy.roster import AgreementKey, MemberCard, Roster, RosterError, make_card
 from privacy.secure_sum import Party, Session, SumRefused, total
+from privacy.sum_coordinator import SumSetup, SumTally, SumVoid
+from privacy.sum_layout import SumLayout
+from privacy.sum_member import SumMember
+from privacy.sum_terms import SumRound, SumTerms, least_threshold
 
 __all__ = [
     "Accounting",
@@ -64,7 +68,14 @@ __all__ = [
     "SampledGaussianRelease",
     "Session",
     "Spent",
+    "SumLayout",
+    "SumMember",
     "SumRefused",
+    "SumRound",
+    "SumSetup",
+    "SumTally",
+    "SumTerms",
+    "SumVoid",
     "clip",
     "compose",
     "delta_of",
@@ -72,6 +83,7 @@ __all__ = [
     "discrete_laplace",
     "epsilon_of",
     "epsilon_planned",
+    "least_threshold",
     "make_card",
     "mu_for",
     "noise_std_for",

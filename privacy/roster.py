@@ -27,7 +27,8 @@ class RosterError(Exception):
 
 def pack(*parts: bytes) -> bytes:
     """Concatenate with lengths, so that no two lists give the same bytes."""
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    # Lengths and parts are joined once: a part may be a vector of megabytes.
+    return b"".join(piece for part in parts for piece in (len(part).to_bytes(8, "big"), part))
 
 
 def _check_name(name: str) -> None:

@@ -15,6 +15,10 @@ What this does not do:
   must: commit the masked bytes before sending them, and send those again.
 - X25519 is not post-quantum: whoever records today may unmask one day.
 
+`Party` and `total` are the protocol of one exchange: every member answers, or the attempt is
+void. The protocol in which dropped members cost only their own values, with keys made for each
+run and ML-KEM beside X25519, is `privacy.sum_member` and `privacy.sum_coordinator`.
+
 Sources: pairwise masks, Bonawitz et al. 2017, https://eprint.iacr.org/2017/281;
 one set-up for many rounds, Ma et al. 2023 (Flamingo), https://eprint.iacr.org/2023/486.
 """
@@ -23,15 +27,13 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
+from privacy.masks import RING_BITS, Ring, RingBits, apply_masks, derive, signed, word_type
 from privacy.roster import AgreementKey, Roster, RosterError, pack
 
 MIN_FLOOR: Final = 3
@@ -39,8 +41,6 @@ MAX_COHORT: Final = 50
 MAX_DIMENSION: Final = 1 << 27
 _MAGIC: Final = b"tillpact sum 1\0\0"
 _HEADER_BYTES: Final = len(_MAGIC) + 64
-
-_Ring = NDArray[np.unsignedinteger]
 
 
 class SumRefused(Exception):  # noqa: N818 - an answer, not a fault
@@ -58,7 +58,7 @@ class Session:
         cohort: Names of the members, sorted, each once; at most 50.
         terms_digest: Hash of everything else that was agreed; 32 bytes.
         dimension: Length of the vectors; 1 to 2^27.
-        ring_bits: Sums are modulo 2^32 or 2^64.
+        ring_bits: Sums are modulo 2^16, 2^32 or 2^64.
     """
 
     run: str
@@ -67,7 +67,7 @@ class Session:
     cohort: tuple[str, ...]
     terms_digest: bytes
     dimension: int
-    ring_bits: Literal[32, 64]
+    ring_bits: RingBits
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -84,8 +84,8 @@ class Session:
             raise ValueError(f"terms_digest must have 32 bytes, got {len(self.terms_digest)}")
         if not 1 <= self.dimension <= MAX_DIMENSION:
             raise ValueError(f"dimension must be in [1, 2^27], got {self.dimension}")
-        if self.ring_bits not in (32, 64):
-            raise ValueError(f"ring_bits must be 32 or 64, got {self.ring_bits}")
+        if self.ring_bits not in RING_BITS:
+            raise ValueError(f"ring_bits must be 16, 32 or 64, got {self.ring_bits}")
 
     @property
     def context(self) -> bytes:
@@ -107,7 +107,7 @@ class Session:
 
     @property
     def _word(self) -> np.dtype[np.unsignedinteger]:
-        return np.dtype("<u4") if self.ring_bits == 32 else np.dtype("<u8")
+        return word_type(self.ring_bits)
 
 
 class Party:
@@ -158,14 +158,21 @@ class Party:
                 answered with another cohort, other terms or other values.
         """
         self.verify_session(session)
-        _check_values(session, values, max_abs=max_abs)
+        check_values(
+            values,
+            dimension=session.dimension,
+            ring_bits=session.ring_bits,
+            members=len(session.cohort),
+            max_abs=max_abs,
+        )
         self._check_replay(session, values)
         ring = values.astype(session._word)
-        for peer in session.cohort:
-            if peer != self.name:
-                mask = self._pair_mask(session, peer)
-                # Unsigned arithmetic wraps, which is addition in the ring.
-                (np.add if self.name < peer else np.subtract)(ring, mask, out=ring)
+        peers = [peer for peer in session.cohort if peer != self.name]
+        apply_masks(
+            ring,
+            added=[self._pair_seed(session, peer) for peer in peers if self.name < peer],
+            subtracted=[self._pair_seed(session, peer) for peer in peers if self.name > peer],
+        )
         return _MAGIC + session.digest + self._roster_digest + ring.tobytes()
 
     def verify_session(self, session: Session) -> None:
@@ -195,21 +202,15 @@ class Party:
                 "with another cohort, other terms or other values; nothing was masked"
             )
 
-    def _pair_mask(self, session: Session, peer: str) -> _Ring:
-        seed = HKDF(
-            algorithm=hashes.SHA256(),
-            length=32,
-            salt=self._roster_digest,
-            info=session.context,
-        ).derive(self._pair_secret(peer))
-        size_bytes = session.dimension * session._word.itemsize
-        # The key is new for every pair and session, so the nonce may be constant.
-        stream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
-        buffer = np.empty(size_bytes + 15, dtype=np.uint8)
-        stream.update_into(bytes(size_bytes), buffer.data)
-        return buffer[:size_bytes].view(session._word)
+    def _pair_seed(self, session: Session, peer: str) -> bytes:
+        return derive(self.pinned_secret(peer), session.context, salt=self._roster_digest)
 
-    def _pair_secret(self, peer: str) -> bytes:
+    def pinned_secret(self, peer: str) -> bytes:
+        """X25519 of this party's pinned key and a peer's, 32 bytes; never shown, never sent.
+
+        Raises:
+            SumRefused: The peer's key is so weak that the secret would be zero.
+        """
         if peer not in self._secrets:
             public = X25519PublicKey.from_public_bytes(self._agreements[peer])
             try:
@@ -221,14 +222,28 @@ class Party:
         return self._secrets[peer]
 
 
-def _check_values(session: Session, values: NDArray[np.int64], *, max_abs: int) -> None:
+def check_values(
+    values: NDArray[np.int64], *, dimension: int, ring_bits: int, members: int, max_abs: int
+) -> None:
+    """Check values before they are masked.
+
+    Args:
+        values: Noised integers.
+        dimension: How many there must be.
+        ring_bits: Of the ring.
+        members: Of the cohort.
+        max_abs: Largest magnitude that each may have.
+
+    Raises:
+        SumRefused: Type, shape, bound or a value is not as it must be.
+    """
     if values.dtype != np.int64:
         raise SumRefused(f"values must be int64, got {values.dtype}; nothing was masked")
-    if values.shape != (session.dimension,):
+    if values.shape != (dimension,):
         raise SumRefused(
-            f"values must have shape ({session.dimension},), got {values.shape}; nothing was masked"
+            f"values must have shape ({dimension},), got {values.shape}; nothing was masked"
         )
-    most = (2 ** (session.ring_bits - 1) - 1) // len(session.cohort)
+    most = (2 ** (ring_bits - 1) - 1) // members
     if not 1 <= max_abs <= most:
         raise SumRefused(
             f"max_abs must be in [1, {most}] so that the sum cannot wrap, got {max_abs}; "
@@ -259,18 +274,17 @@ def total(session: Session, contributions: Mapping[str, bytes]) -> NDArray[np.in
         if member not in session.cohort:
             raise SumRefused(f"{member} is not in the cohort; nothing was summed")
     rosters = {data[len(_MAGIC) + 32 : _HEADER_BYTES] for data in contributions.values()}
-    ring = np.zeros(session.dimension, dtype=session._word)
+    ring: Ring = np.zeros(session.dimension, dtype=session._word)
     for member in session.cohort:
         np.add(ring, _parse_contribution(session, member, contributions[member]), out=ring)
     if len(rosters) != 1:
         raise SumRefused(
             "the contributions were masked under different rosters; nothing was summed"
         )
-    signed = np.dtype("<i4") if session.ring_bits == 32 else np.dtype("<i8")
-    return ring.view(signed).astype(np.int64)
+    return signed(ring)
 
 
-def _parse_contribution(session: Session, member: str, data: bytes) -> _Ring:
+def _parse_contribution(session: Session, member: str, data: bytes) -> Ring:
     expected = _HEADER_BYTES + session.dimension * session._word.itemsize
     if data[: len(_MAGIC)] != _MAGIC or len(data) < _HEADER_BYTES:
         raise SumRefused(f"the contribution of {member} cannot be read; nothing was summed")
@@ -281,5 +295,5 @@ def _parse_contribution(session: Session, member: str, data: bytes) -> _Ring:
             f"the contribution of {member} must have {expected} bytes, got {len(data)}; "
             "nothing was summed"
         )
-    words: _Ring = np.frombuffer(data, dtype=session._word, offset=_HEADER_BYTES)
+    words: Ring = np.frombuffer(data, dtype=session._word, offset=_HEADER_BYTES)
     return words

@@ -40,10 +40,13 @@ ROOMS = {
     "cryptography": {
         "consent.identity",
         "consent.sealed",
+        "privacy.masks",
         "privacy.noise",
         "privacy.paillier",
         "privacy.roster",
         "privacy.secure_sum",
+        "privacy.sum_keys",
+        "privacy.sum_wire",
     },
     "pysqlite3": {
         "consent.entries",
