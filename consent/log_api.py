@@ -177,7 +177,7 @@ def proof(desk: Desk, index: Annotated[int, Query(ge=0, lt=2**53)]) -> str:
 @router.get(
     "/log/tile/{path:path}",
     response_class=Response,
-    responses=declare(Problem.NOT_FOUND, Problem.FAULT, Problem.LOG_UNAVAILABLE)
+    responses=declare(Problem.NOT_FOUND, Problem.INVALID, Problem.FAULT, Problem.LOG_UNAVAILABLE)
     | {200: {"description": "A tile or an entry bundle.", "content": {TILE_TYPE: {}}}},
 )
 def tile(desk: Desk, path: str) -> Response:
@@ -190,7 +190,7 @@ def tile(desk: Desk, path: str) -> Response:
 @router.get(
     "/witness/{name}/checkpoint",
     response_class=PlainTextResponse,
-    responses=declare(Problem.UNKNOWN_LOG, Problem.FAULT, Problem.LOG_UNAVAILABLE),
+    responses=declare(Problem.UNKNOWN_LOG, Problem.INVALID, Problem.FAULT, Problem.LOG_UNAVAILABLE),
 )
 def watched(desk: Desk, name: str) -> str:
     """Return the newest head that the witness knows of a log (SHA-256 of its origin, in hex)."""

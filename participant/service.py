@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -51,7 +50,7 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     settings = settings or ServiceSettings()
     courier = Courier(node)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         courier.start()
         yield
@@ -64,6 +63,7 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lifespan,
     )
     app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)

@@ -33,7 +33,9 @@ ROUTES = {
     ("get", "/log/checkpoint"),
     ("get", "/log/entries"),
     ("get", "/log/proof"),
+    ("get", "/log/tile/{path}"),
     ("post", "/witness/add-checkpoint"),
+    ("get", "/witness/{name}/checkpoint"),
 }
 
 
