@@ -51,7 +51,7 @@ def test_a_node_opens_with_what_it_had(federation: Federation) -> None:
 
     assert (after.card, after.log.tree_size) == (card, size)
     assert after.roster == federation.host.roster
-    assert after.trust_policy.quorum == "coordinator"
+    assert after.trust_policy.quorum == "federation"
 
 
 def test_closing_twice_does_nothing_and_a_node_closes_itself(federation: Federation) -> None:
