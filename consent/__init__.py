@@ -29,6 +29,16 @@ from consent.checkpoint import (
     verify_cosignatures,
     verify_log_signature,
 )
+from consent.circumstances import ActKind, Circumstances, Screen, Source
+from consent.controller import (
+    Controller,
+    NamedRecipient,
+    PurposeDeclaration,
+    TransferMechanism,
+    digest_of_controller,
+    format_controller,
+    parse_controller,
+)
 from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
 from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
@@ -75,13 +85,7 @@ from consent.optins import (
     read_opt_ins,
 )
 from consent.policy import PolicyError, PolicyFiles, Proposal, Rulebook
-from consent.processing import (
-    Activity,
-    Controller,
-    Keeping,
-    ProcessingRegister,
-    register_processing,
-)
+from consent.processing import Activity, ProcessingRegister, register_processing
 from consent.proof import (
     TlogProof,
     format_proof,
@@ -95,7 +99,6 @@ from consent.proof import (
 from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
 from consent.published import Publication
 from consent.purpose import (
-    TERMS,
     AgeBand,
     Basis,
     Ladder,
@@ -103,7 +106,6 @@ from consent.purpose import (
     Profile,
     Purpose,
     PurposeRules,
-    PurposeTerms,
     Tier,
     is_separate,
     ladder_of,
@@ -120,7 +122,6 @@ from consent.receipt import (
     ReceiptStatus,
     finalise_receipt,
     issue_receipt,
-    make_subject_key,
     verify_receipt,
 )
 from consent.receipt_page import format_page
@@ -150,12 +151,12 @@ from consent.wording import Language, Right, Words
 
 __all__ = [
     "LARGEST_PACK_BYTES",
-    "TERMS",
     "Access",
     "AccessDenied",
     "AccessGrant",
     "AccessRequest",
     "Acknowledgement",
+    "ActKind",
     "Action",
     "Activity",
     "AffectedModel",
@@ -169,6 +170,7 @@ __all__ = [
     "Basis",
     "CanonicalError",
     "Checkpoint",
+    "Circumstances",
     "ConsentChoice",
     "ConsentDocument",
     "ConsentRecord",
@@ -190,7 +192,6 @@ __all__ = [
     "IdentityError",
     "InterchangeError",
     "JsonValue",
-    "Keeping",
     "Ladder",
     "LadderError",
     "Language",
@@ -199,6 +200,7 @@ __all__ = [
     "LogError",
     "LogTransaction",
     "ModelVersion",
+    "NamedRecipient",
     "NotAssessed",
     "NoteError",
     "Notice",
@@ -224,8 +226,8 @@ __all__ = [
     "PublicIdentity",
     "Publication",
     "Purpose",
+    "PurposeDeclaration",
     "PurposeRules",
-    "PurposeTerms",
     "Reason",
     "Receipt",
     "ReceiptError",
@@ -244,9 +246,11 @@ __all__ = [
     "RoleMatrix",
     "RowReader",
     "Rulebook",
+    "Screen",
     "SealError",
     "SignatureError",
     "SignedMessage",
+    "Source",
     "Standing",
     "StateRoot",
     "Status",
@@ -256,6 +260,7 @@ __all__ = [
     "TlogProof",
     "Told",
     "Topic",
+    "TransferMechanism",
     "TrustPolicy",
     "Use",
     "UseKind",
@@ -270,10 +275,12 @@ __all__ = [
     "build_dossier",
     "build_evidence",
     "cosign",
+    "digest_of_controller",
     "finalise_receipt",
     "format_27560_receipt",
     "format_27560_record",
     "format_canonical",
+    "format_controller",
     "format_csv",
     "format_kantara",
     "format_page",
@@ -282,13 +289,13 @@ __all__ = [
     "issue_receipt",
     "ladder_of",
     "load_ladder",
-    "make_subject_key",
     "merge_cosignatures",
     "narrow",
     "needing_assessment",
     "newest_state_root",
     "parse_27560",
     "parse_canonical",
+    "parse_controller",
     "parse_entry",
     "parse_ladder",
     "parse_mapping",

@@ -230,8 +230,8 @@ def describe_ladder(ladder: Ladder, language: Language) -> Answer:
             "separate": rules.separate,
             "basis": str(rules.basis),
             "needs": [str(needed) for needed in sorted(rules.prerequisites)],
-            "data": [_say(text, language) for text in rules.data],
-            "recipients": [_say(text, language) for text in rules.recipients],
+            "data": [words.say(language) for words in wording.data_of(ladder, purpose)],
+            "recipients": [words.say(language) for words in wording.recipients_of(ladder, purpose)],
             "retention_days": rules.retention_days,
             "articles": list(rules.articles),
         }
@@ -252,14 +252,6 @@ def describe_ladder(ladder: Ladder, language: Language) -> Answer:
         "presets": presets,
         "essential": essential,
     }
-
-
-def _say(text: str, language: Language) -> str:
-    try:
-        return wording.phrase(text).say(language)
-    except ValueError:
-        # A profile that counsel edited may hold a phrase of their own: better shown than hidden.
-        return text
 
 
 def _act(subject: SubjectRef, key: str, address: str, body: Body | None) -> Act:
