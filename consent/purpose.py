@@ -43,6 +43,7 @@ __all__ = [
     "is_separate",
     "ladder_of",
     "load_ladder",
+    "packaged_profile",
     "parse_ladder",
     "policy_digest",
     "preset",
@@ -63,6 +64,15 @@ class LadderError(ValueError):
 def ladder_of(profile: Profile) -> Ladder:
     """Return the profile that comes with the package."""
     return _packaged(profile)
+
+
+def packaged_profile(profile: Profile) -> str:
+    """Return the text of the profile file that comes with the package."""
+    return (
+        resources.files("consent")
+        .joinpath("profiles", f"{profile}.toml")
+        .read_text(encoding="utf-8")
+    )
 
 
 def load_ladder(path: Path) -> Ladder:
@@ -135,8 +145,7 @@ def policy_digest(profile: Profile | Ladder) -> str:
 
 @functools.cache
 def _packaged(profile: Profile) -> Ladder:
-    path = resources.files("consent").joinpath("profiles", f"{profile}.toml")
-    return parse_ladder(path.read_text(encoding="utf-8"))
+    return parse_ladder(packaged_profile(profile))
 
 
 def _all_rules(document: _Table, *, bases: frozenset[Basis]) -> Mapping[Purpose, PurposeRules]:

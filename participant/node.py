@@ -21,6 +21,8 @@ from consent import (
     Identity,
     IdentityError,
     JsonValue,
+    Ladder,
+    LadderError,
     Log,
     LogError,
     PublicIdentity,
@@ -29,18 +31,17 @@ from consent import (
     Rulebook,
     TrustPolicy,
     append_state_root,
-    ladder_of,
     needing_assessment,
     newest_state_root,
-    policy_digest,
 )
 from consent.cedar import CedarEngine
 from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
 from models.sums import format_parameters
-from participant.config import ParticipantConfig
+from participant.config import ConfigError, ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
+from participant.declared import Declarations
 from privacy import (
     AgreementKey,
     Budget,
@@ -59,6 +60,11 @@ from privacy import (
 Clock: TypeAlias = Callable[[], int]
 
 STATE_ROOT_EVERY_MS = 24 * 60 * 60 * 1000
+
+
+_UNUSABLE = (
+    *(ConfigError, IdentityError, LadderError, LedgerError, LogError, OSError, RosterError),
+)
 
 
 class NodeError(Exception):
@@ -83,6 +89,7 @@ class Node:
         assessments: Impact assessments, without which the gate opens no purpose that needs one.
         gate: The only way to rows.
         ledger: What each purpose has spent.
+        declared: The profile in force, who answers for the data, and what both were earlier.
     """
 
     def __init__(self, config: ParticipantConfig, *, clock: Clock, log: Log) -> None:
@@ -92,19 +99,23 @@ class Node:
         self.clock = clock
         self.log = log
         self.identity = Identity.load(folder / "identity.key")
+        self.declared = Declarations(
+            folder / "declared",
+            profile_text=config.read_profile(),
+            controller=config.controller,
+        )
         self.register = Register(
             log,
             pseudonym_key=(folder / "pseudonym.key").read_bytes(),
-            profile=config.profile,
+            profile=self.ladder,
         )
         self.rulebook = Rulebook(log)
         self.access = Access(CedarEngine(SHIPPED), log, activated=self.rulebook.active_digest)
-        needed = needing_assessment(ladder_of(config.profile))
-        self.assessments = Assessments(log, needed=needed)
+        self.assessments = Assessments(log, needed=needing_assessment(self.ladder))
         self.gate = Gate(
             self.register,
             log,
-            policy_digest=policy_digest(config.profile),
+            policy_digest=self.ladder.digest,
             checks=(self.assessments,),
         )
         self.ledger = Ledger.open(folder / "ledger.sqlite", _budgets(config))
@@ -148,7 +159,7 @@ class Node:
             except BaseException:
                 log.close()
                 raise
-        except (OSError, IdentityError, LedgerError, LogError, RosterError) as error:
+        except _UNUSABLE as error:
             raise NodeError(f"the node in {config.folder} cannot be opened: {error}") from error
 
     @classmethod
@@ -178,6 +189,11 @@ class Node:
     def name(self) -> str:
         """The node's name in the consortium."""
         return self.config.name
+
+    @property
+    def ladder(self) -> Ladder:
+        """The profile in force, with all it says."""
+        return self.declared.ladder
 
     @property
     def card(self) -> MemberCard:
@@ -324,7 +340,7 @@ class Node:
             raise PlanError(f"plan {plan.name!r} names other keys than {self.name} has pinned")
         if plan.code_digest != code_digest():
             raise PlanError(f"plan {plan.name!r} is for other code than {self.name} runs")
-        if policy_digest(self.config.profile) not in plan.policies:
+        if self.ladder.digest not in plan.policies:
             raise PlanError(
                 f"plan {plan.name!r} names other consent rules than {self.name} follows"
             )
