@@ -39,6 +39,7 @@ from consent.controller import (
     format_controller,
     parse_controller,
 )
+from consent.deadline import due_at
 from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
 from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
@@ -126,6 +127,7 @@ from consent.receipt import (
     verify_receipt,
 )
 from consent.receipt_page import format_page
+from consent.recorded import is_record, read_record
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
@@ -277,6 +279,7 @@ __all__ = [
     "build_evidence",
     "cosign",
     "digest_of_controller",
+    "due_at",
     "finalise_receipt",
     "format_27560_receipt",
     "format_27560_record",
@@ -286,6 +289,7 @@ __all__ = [
     "format_kantara",
     "format_page",
     "format_proof",
+    "is_record",
     "is_separate",
     "issue_receipt",
     "ladder_of",
@@ -308,6 +312,7 @@ __all__ = [
     "prove_opened",
     "prove_published",
     "read_opt_ins",
+    "read_record",
     "register_processing",
     "sign_checkpoint",
     "trace",

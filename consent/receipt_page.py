@@ -10,14 +10,10 @@ from types import MappingProxyType
 
 from consent import wording
 from consent.controller import PurposeDeclaration, TransferMechanism
+from consent.deadline import OFFSET_MINUTES
 from consent.instant import format_minute
-from consent.purpose import Profile
 from consent.receipt import GivenPurpose, Receipt, ReceiptStatus
 from consent.wording import Language, Words
-
-_OFFSET_MINUTES: Mapping[Profile, int] = MappingProxyType(
-    {Profile.EU_GDPR: 0, Profile.CN_PIPL: 480}
-)
 
 _TAG = {Language.EN: "en", Language.ZH: "zh-Hans"}
 
@@ -292,7 +288,7 @@ def _duration(retention: str, language: Language) -> str:
 
 
 def _minute(receipt: Receipt, at: int) -> str:
-    return format_minute(at, offset_minutes=_OFFSET_MINUTES[receipt.profile])
+    return format_minute(at, offset_minutes=OFFSET_MINUTES[receipt.profile])
 
 
 def _text(words: Words, language: Language) -> str:

@@ -87,7 +87,8 @@ class Envelope:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
+                    # A page says itself which styles it may use; nothing else ever sets one.
+                    headers.setdefault(name, value)
             await send(message)
 
         body = await self._read(scope, receive)

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from consent import TrustPolicy, Witness, log_api
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
-from participant import subject_api
+from participant import handle_api, rights_api, subject_api
 from participant.handle import Handles, Limiter
+from participant.handle_api import HandleDesk
 from participant.node import Node
 from participant.subject import SubjectDesk
 
@@ -57,11 +58,14 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)
+    app.state.desk = SubjectDesk(node, app.state.handles, consent_days=settings.consent_days)
+    app.state.handle_desk = HandleDesk(node, app.state.handles)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
     app.state.log_desk = LogDesk(node.log, witness, peers=settings.peers, clock=node.clock)
     app.include_router(subject_api.router)
+    app.include_router(rights_api.router)
+    app.include_router(handle_api.router)
     app.include_router(log_api.router)
     harden(app, largest_body_bytes=settings.largest_body_bytes)
     return app
