@@ -54,16 +54,24 @@ ROOMS = {
     "fastapi": {
         "consent.log_api",
         "consent.serving",
+        "participant.handle_api",
+        "participant.rights_api",
         "participant.service",
         "participant.subject_api",
     },
     "httpx": {"consent.witnessing"},
-    "pydantic": {"participant.subject_api"},
+    "pydantic": {"participant.handle_api", "participant.rights_api", "participant.subject_api"},
     "starlette": {"consent.problems", "consent.serving"},
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
+    "typer": {
+        "tillpact.answers",
+        "tillpact.cli",
+        "tillpact.consenting",
+        "tillpact.exchanging",
+        "tillpact.officer",
+    },
     "packaging": {"tillpact.doctor"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}
