@@ -23,6 +23,7 @@ from consent import (
     LogError,
     Notice,
     Purpose,
+    Receipt,
     Register,
     Role,
     SubjectRef,
@@ -85,7 +86,11 @@ class PseudonymRegister(Register):
 
 
 class SubjectDesk:
-    """Serves the data subjects of one node."""
+    """Serves the data subjects of one node.
+
+    Attributes:
+        rights: Their requests, for whoever answers them.
+    """
 
     def __init__(self, node: Node, handles: Handles, *, consent_days: int) -> None:
         """Read the register.
@@ -109,7 +114,7 @@ class SubjectDesk:
             pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
             profile=node.register.ladder,
         )
-        self._rights = Rights(node, self._register, handles)
+        self.rights = Rights(node, self._register, handles)
         self._receipts = Receipts(node, handles)
         with node.log.transaction() as transaction:
             transaction.connection.execute(_INDEX)
@@ -206,9 +211,7 @@ class SubjectDesk:
 
         def record(at: int) -> dict[str, JsonValue]:
             try:
-                request = self._rights.open(
-                    act.ref, kind, at=at, purposes=purposes, details=details
-                )
+                request = self.rights.open(act.ref, kind, at=at, purposes=purposes, details=details)
             except RightsError as error:
                 raise RequestRefused(Problem.INVALID) from error
             if request is None:
@@ -220,7 +223,7 @@ class SubjectDesk:
     def requests(self, ref: SubjectRef) -> dict[str, JsonValue]:
         """Return a person's requests and what became of each."""
         self._judge(ref, Action.READ_OWN_STATE)
-        return {"requests": self._rights.of(ref)}
+        return {"requests": self.rights.of(ref)}
 
     def receipts(self, ref: SubjectRef) -> dict[str, JsonValue]:
         """Return which receipts a person can get."""
@@ -251,6 +254,14 @@ class SubjectDesk:
         """
         return format_page(self._receipts.read(self.receipt(ref, record_id)), language)
 
+    def read_receipt(self, text: str) -> Receipt:
+        """Return what a receipt of this node says.
+
+        Raises:
+            ReceiptError: It is not one.
+        """
+        return self._receipts.read(text)
+
     def export(self, ref: SubjectRef) -> dict[str, JsonValue]:
         """Return everything this node's consent register knows of a person, to take along.
 
@@ -260,7 +271,7 @@ class SubjectDesk:
         """
         self._judge(ref, Action.READ_OWN_STATE)
         try:
-            return export_person(self._node, self._register, ref, requests=self._rights.of(ref))
+            return export_person(self._node, self._register, ref, requests=self.rights.of(ref))
         except NotDeclared as error:
             raise RequestRefused(Problem.NOT_DECLARED) from error
 
