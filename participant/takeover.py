@@ -4,6 +4,7 @@ Nothing is taken that the node's own profile, notices or controller contradict, 
 the node knows already: taking over the same thing twice changes nothing and is told.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from consent import (
 )
 from consent.circumstances import NOTHING_TOLD
 from participant.node import Node
+
+_PSEUDONYM = re.compile(r"[0-9a-f]{64}")
 
 
 class TakeoverError(Exception):
@@ -136,8 +139,13 @@ def choice_of(
 
 
 def by_list(pairs: Mapping[str, str]) -> Callable[[str], str | None]:
-    """Return a function that finds the brand's id in a list; without a list it is the same."""
-    return pairs.get if pairs else str
+    """Return a function that finds the brand's id of a person in a list.
+
+    Without a list a name is taken for the brand's id, unless it is a pseudonym of some node.
+    """
+    if pairs:
+        return pairs.get
+    return lambda name: None if _PSEUDONYM.fullmatch(name) else name
 
 
 def _is_known(node: Node, choice: ConsentChoice) -> bool:
