@@ -22,7 +22,6 @@ class Problem(Enum):
     NOT_FOUND = (404, "There is nothing here.")
     UNKNOWN_NOTICE = (404, "No notice of this id is accepted.")
     UNKNOWN_RECORD = (404, "No record of this id is yours.")
-    UNKNOWN_REQUEST = (404, "No open request of this id is known; nothing was done.")
     NOT_PUBLISHED = (404, "The newest checkpoint does not cover this entry.")
     UNKNOWN_LOG = (404, "This witness does not watch this log; nothing was cosigned.")
     METHOD_NOT_ALLOWED = (405, "This address does not know this method; nothing was done.")
