@@ -194,6 +194,21 @@ class Controller:
         """Return what the brand says about a purpose."""
         return self.purposes.get(purpose, SILENT)
 
+    def names_all(self, purpose: Purpose) -> bool:
+        """Tell whether everything is named without which a yes would not be an informed one.
+
+        A partner for what is handed to one (PIPL 23), somebody abroad with a mechanism for what
+        is sent there (PIPL 39), the reason for what is sensitive (PIPL 30).
+        """
+        said = self.on(purpose)
+        if purpose not in NAMING:
+            return True
+        if purpose in {Purpose.AUDIENCE_OVERLAP, Purpose.THIRD_PARTY_SHARING}:
+            return bool(said.recipients)
+        if purpose is Purpose.CROSS_BORDER:
+            return any(one.country is not None for one in said.recipients)
+        return said.necessity is not None
+
     def about(self, purposes: Iterable[Purpose]) -> "Controller":
         """Return the same controller with what it says about these purposes and no others."""
         said = {purpose: self.on(purpose) for purpose in sorted(purposes)}
@@ -204,6 +219,17 @@ class Controller:
     def days_kept(self, purpose: Purpose, *, most: int) -> int:
         """Return for how many days data is kept for a purpose: the profile's, or fewer."""
         return min(most, self.on(purpose).retention_days or most)
+
+
+NAMING = frozenset(
+    {
+        Purpose.AUDIENCE_OVERLAP,
+        Purpose.THIRD_PARTY_SHARING,
+        Purpose.CROSS_BORDER,
+        Purpose.SENSITIVE,
+    }
+)
+"""Purposes to which nobody can agree before the brand has named who or why."""
 
 
 def digest_of_controller(controller: Controller) -> str:

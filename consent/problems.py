@@ -37,6 +37,10 @@ class Problem(Enum):
         "A purpose that needs an act of its own must be given alone; nothing was recorded.",
     )
     PURPOSE_NOT_ALLOWED = (422, "The node's law does not allow this purpose; nothing was recorded.")
+    NOT_INFORMED = (
+        422,
+        "The brand has not named who gets this data, or why it is needed; nothing was recorded.",
+    )
     PROOF_INVALID = (422, "The proof does not show that the log only grew; nothing was cosigned.")
     TOO_MANY_REQUESTS = (429, "Too many requests with this handle; try again later.")
     FAULT = (500, "The service failed; repeat the request with the same Idempotency-Key.")

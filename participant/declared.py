@@ -13,11 +13,13 @@ from consent import (
     JsonValue,
     Ladder,
     LadderError,
+    Purpose,
     digest_of_controller,
     format_controller,
     parse_controller,
     parse_ladder,
 )
+from consent.controller import NAMING
 from consent.durable import replace_files
 from consent.fields import Fields
 
@@ -72,6 +74,12 @@ class Declarations:
     def controller_digest(self) -> str | None:
         """Return the digest that new records name; None when nobody is declared."""
         return None if self._controller is None else digest_of_controller(self._controller)
+
+    def names_all(self, purpose: Purpose) -> bool:
+        """Tell whether the brand has named what a person must know before they say yes."""
+        if self._controller is None:
+            return purpose not in NAMING
+        return self._controller.names_all(purpose)
 
     def controller_of(self, digest: str | None) -> Controller:
         """Return who answered when a record was made; who does now where it does not say.

@@ -326,6 +326,8 @@ class SubjectDesk:
             if rules.separate and not separate:
                 # It would be recorded and have no effect, and the person would never know.
                 raise RequestRefused(Problem.SEPARATE_ACT_NEEDED)
+            if not self._node.declared.names_all(purpose):
+                raise RequestRefused(Problem.NOT_INFORMED)
         shown = (notice.version, notice.language, notice.sha256)
         try:
             versions = self.notice(notice.id)["versions"]

@@ -50,6 +50,7 @@ WRITE = declare(
     Problem.NOTICE_NOT_ACCEPTED,
     Problem.SEPARATE_ACT_NEEDED,
     Problem.PURPOSE_NOT_ALLOWED,
+    Problem.NOT_INFORMED,
     Problem.TOO_MANY_REQUESTS,
     Problem.FAULT,
     Problem.LOG_UNAVAILABLE,

@@ -55,6 +55,11 @@ def verify_mapping(node: Node, mapping: OptInMapping) -> None:
         rules = ladder.rules[column.purpose]
         if not rules.allowed:
             raise TakeoverError(f"the profile forbids {column.purpose}; nothing was recorded")
+        if not node.declared.names_all(column.purpose):
+            raise TakeoverError(
+                f"[controller] does not name who gets the data of {column.purpose}, or why it is "
+                "needed; nothing was recorded"
+            )
         if rules.separate and not column.separate_act:
             raise TakeoverError(
                 f"{column.purpose} needs an act of its own under the node's profile: say "

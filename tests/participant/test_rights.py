@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from httpx import Response
 
 from consent import (
     AccessDenied,
@@ -16,11 +17,14 @@ from consent import (
     AccessRequest,
     Action,
     AgeBand,
+    Controller,
     Profile,
     Purpose,
+    PurposeDeclaration,
     ReceiptStatus,
     Role,
     SealError,
+    Words,
     parse_27560,
     verify_receipt,
 )
@@ -202,6 +206,46 @@ def test_a_record_keeps_how_it_was_said(node: Node, anna: Person) -> None:
     assert act["policy"] == node.ladder.digest
     assert problem(anna.give("contact", told={"operator": "Anna Li"})) == (422, "invalid")
     node.register.verify_replay()
+
+
+PARTNER = CONTROLLER.on(Purpose.RECOMMENDATION).recipients[0]
+AT_HOME = dataclasses.replace(PARTNER, country=None, mechanism=None, filing=None)
+NEEDED = PurposeDeclaration(
+    categories=("precise location",),
+    necessity=Words(en="to find the shop", zh="用于查找门店"),
+    impact=Words(en="shows where you are", zh="会显示您的位置"),
+)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "enough", "short"),
+    [
+        ("third_party_sharing", PurposeDeclaration(recipients=(AT_HOME,)), None),
+        ("audience_overlap", PurposeDeclaration(recipients=(AT_HOME,)), None),
+        (
+            "cross_border",
+            PurposeDeclaration(recipients=(PARTNER,)),
+            PurposeDeclaration(recipients=(AT_HOME,)),
+        ),
+        ("sensitive", NEEDED, PurposeDeclaration(recipients=(PARTNER,))),
+    ],
+)
+def test_nobody_agrees_before_it_is_named_who_or_why(
+    tmp_path: Path, purpose: str, enough: PurposeDeclaration, short: PurposeDeclaration | None
+) -> None:
+    def give(controller: Controller | None, name: str) -> Response:
+        config = config_of(name, tmp_path, controller=controller)
+        with Node.create(config, clock=Clock()) as node:
+            node.register.publish_notice(NOTICE, oldest_accepted=2, at=node.clock())
+            return person(node, "anna").give(purpose, separate=True)
+
+    def saying(declared: PurposeDeclaration | None) -> Controller:
+        purposes = {} if declared is None else {Purpose(purpose): declared}
+        return dataclasses.replace(CONTROLLER, purposes=purposes)
+
+    assert problem(give(None, "amber")) == (422, "not-informed")
+    assert problem(give(saying(short), "birch")) == (422, "not-informed")
+    assert give(saying(enough), "cedar").status_code == 200
 
 
 def test_a_person_takes_along_what_the_node_knows(node: Node, anna: Person) -> None:

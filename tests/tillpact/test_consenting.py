@@ -232,6 +232,12 @@ def test_a_mapping_must_fit_the_nodes_own_profile(run: Run, config: Path, folder
         f"{head}[purposes.contact]{tail.replace('allowed = true', 'allowed = false', 1)}"
     )
     assert "the profile forbids contact; nothing was recorded" in refusal()
+    config.write_text(format_config(replace(found, profile_file=None)))
+    shared = MAPPING.replace('"contact"', '"third_party_sharing"')
+    mapping.write_text(shared.format(profile="eu-gdpr", sha256="ab" * 32, separate="true"))
+    assert "[controller] does not name who gets the data of third_party" in (
+        run(*asked, code=2).stderr
+    )
     mapping.write_text("profile = 1")
     assert "of the mapping" in run(*asked, code=2).stderr
     mapping.write_text(MAPPING.format(profile="eu-gdpr", sha256="ab" * 32, separate="false"))
