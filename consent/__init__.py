@@ -29,6 +29,17 @@ from consent.checkpoint import (
     verify_cosignatures,
     verify_log_signature,
 )
+from consent.circumstances import ActKind, Circumstances, Screen, Source
+from consent.controller import (
+    Controller,
+    NamedRecipient,
+    PurposeDeclaration,
+    TransferMechanism,
+    digest_of_controller,
+    format_controller,
+    parse_controller,
+)
+from consent.deadline import due_at
 from consent.dossier import DossierError, ProvedDossier, build_dossier, verify_dossier
 from consent.equivocation import Evidence, EvidenceKind, verify_equivocation
 from consent.event import Event, LogError
@@ -75,13 +86,7 @@ from consent.optins import (
     read_opt_ins,
 )
 from consent.policy import PolicyError, PolicyFiles, Proposal, Rulebook
-from consent.processing import (
-    Activity,
-    Controller,
-    Keeping,
-    ProcessingRegister,
-    register_processing,
-)
+from consent.processing import Activity, ProcessingRegister, register_processing
 from consent.proof import (
     TlogProof,
     format_proof,
@@ -95,7 +100,6 @@ from consent.proof import (
 from consent.propagation import Backoff, Delivery, Outbox, Outcome, Overdue, Recipient
 from consent.published import Publication
 from consent.purpose import (
-    TERMS,
     AgeBand,
     Basis,
     Ladder,
@@ -103,11 +107,11 @@ from consent.purpose import (
     Profile,
     Purpose,
     PurposeRules,
-    PurposeTerms,
     Tier,
     is_separate,
     ladder_of,
     load_ladder,
+    packaged_profile,
     parse_ladder,
     policy_digest,
     preset,
@@ -120,10 +124,10 @@ from consent.receipt import (
     ReceiptStatus,
     finalise_receipt,
     issue_receipt,
-    make_subject_key,
     verify_receipt,
 )
 from consent.receipt_page import format_page
+from consent.recorded import is_record, read_record
 from consent.register import AskedTooSoon, ConsentChoice, ConsentRecord, Notice, Register
 from consent.sealed import SealError, SubjectRef
 from consent.state import Person, Standing, Status
@@ -153,12 +157,12 @@ from consent.wording import Language, Right, Words
 __all__ = [
     "LARGEST_PACK_BYTES",
     "NO_QUORUM",
-    "TERMS",
     "Access",
     "AccessDenied",
     "AccessGrant",
     "AccessRequest",
     "Acknowledgement",
+    "ActKind",
     "Action",
     "Activity",
     "AffectedModel",
@@ -172,6 +176,7 @@ __all__ = [
     "Basis",
     "CanonicalError",
     "Checkpoint",
+    "Circumstances",
     "ConsentChoice",
     "ConsentDocument",
     "ConsentRecord",
@@ -195,7 +200,6 @@ __all__ = [
     "IdentityError",
     "InterchangeError",
     "JsonValue",
-    "Keeping",
     "Ladder",
     "LadderError",
     "Language",
@@ -204,6 +208,7 @@ __all__ = [
     "LogError",
     "LogTransaction",
     "ModelVersion",
+    "NamedRecipient",
     "NotAssessed",
     "NoteError",
     "Notice",
@@ -230,8 +235,8 @@ __all__ = [
     "PublicIdentity",
     "Publication",
     "Purpose",
+    "PurposeDeclaration",
     "PurposeRules",
-    "PurposeTerms",
     "Reason",
     "Receipt",
     "ReceiptError",
@@ -250,9 +255,11 @@ __all__ = [
     "RoleMatrix",
     "RowReader",
     "Rulebook",
+    "Screen",
     "SealError",
     "SignatureError",
     "SignedMessage",
+    "Source",
     "Standing",
     "StateRoot",
     "Status",
@@ -263,6 +270,7 @@ __all__ = [
     "TlogProof",
     "Told",
     "Topic",
+    "TransferMechanism",
     "TrustPolicy",
     "UnknownLog",
     "Use",
@@ -280,25 +288,30 @@ __all__ = [
     "build_dossier",
     "build_evidence",
     "cosign",
+    "digest_of_controller",
+    "due_at",
     "finalise_receipt",
     "format_27560_receipt",
     "format_27560_record",
     "format_canonical",
+    "format_controller",
     "format_csv",
     "format_kantara",
     "format_page",
     "format_proof",
+    "is_record",
     "is_separate",
     "issue_receipt",
     "ladder_of",
     "load_ladder",
-    "make_subject_key",
     "merge_cosignatures",
     "narrow",
     "needing_assessment",
     "newest_state_root",
+    "packaged_profile",
     "parse_27560",
     "parse_canonical",
+    "parse_controller",
     "parse_entry",
     "parse_ladder",
     "parse_mapping",
@@ -309,6 +322,7 @@ __all__ = [
     "prove_opened",
     "prove_published",
     "read_opt_ins",
+    "read_record",
     "register_processing",
     "sign_checkpoint",
     "trace",

@@ -283,6 +283,36 @@ class Access:
             issued_by=_ISSUED,
         )
 
+    def judge_own(self, request: AccessRequest, *, at: int) -> None:
+        """Judge what a person asks about themselves; only a refusal is written to the log.
+
+        What people do is in the log already, sealed. An open entry beside each act would double
+        the log, and tell whoever reads it how many people looked at what is theirs, and when.
+        Before the first activation the shipped rules hold: a person's rights do not wait for it.
+
+        Args:
+            request: In the role of a data subject.
+            at: Epoch milliseconds.
+
+        Raises:
+            AccessDenied: The rules do not permit it, they are not the activated ones, or
+                anything at all went wrong; the refusal is an event.
+        """
+        if request.role is not Role.SUBJECT:
+            raise ValueError("only what a data subject asks is judged without an entry")
+        try:
+            if self._engine.digest != (self._activated() or SHIPPED_DIGEST):
+                raise AccessDenied("the rules of this node are not the activated ones")
+            if not self._engine.judge(request):
+                raise AccessDenied("the policy engine named no rule, which is a refusal")
+        except AccessDenied as refusal:
+            self._deny(self._event("access.denied", request, at=at), refusal.reason)
+            raise
+        except Exception as error:
+            reason = "access could not be decided, which is a refusal"
+            self._deny(self._event("access.denied", request, at=at), reason)
+            raise AccessDenied(reason) from error
+
     def authorize_fields(self, fields: Mapping[str, JsonValue], *, at: int) -> AccessGrant:
         """Do the same for a request from outside; one that cannot be read is refused."""
         try:

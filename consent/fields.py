@@ -41,6 +41,10 @@ class Fields:
         """Return a non-empty string, or None where the field holds null."""
         return None if self._ask(key) is None else self.text(key)
 
+    def is_null(self, key: str) -> bool:
+        """Tell whether a field that must be there holds null."""
+        return self._ask(key) is None
+
     def count(self, key: str) -> int:
         """Return an integer of at least zero."""
         value = self._ask(key)

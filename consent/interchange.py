@@ -11,15 +11,23 @@ the fields are those that the DPV guide states.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from consent import vocabulary
 from consent.canonical import JsonValue, format_canonical
-from consent.controller import Controller
+from consent.circumstances import format_circumstances, parse_circumstances
+from consent.controller import (
+    SILENT,
+    Controller,
+    NamedRecipient,
+    format_declaration,
+    parse_declaration,
+)
 from consent.fields import Fields
 from consent.instant import format_instant, parse_instant
-from consent.ladder import AgeBand
-from consent.purpose import TERMS, Profile, Purpose, Tier, is_separate
+from consent.ladder import AgeBand, Ladder, PurposeRules
+from consent.purpose import Profile, Purpose, Tier, ladder_of
 from consent.register import ConsentRecord, Notice
 from consent.sealed import SubjectRef
 from consent.wording import Words
@@ -57,26 +65,40 @@ class ConsentDocument:
     receipt_id: str | None
 
 
-def format_27560_record(record: ConsentRecord, controller: Controller) -> str:
+def format_27560_record(
+    record: ConsentRecord, controller: Controller, *, ladder: Ladder | None = None
+) -> str:
     """Write a record as JSON-LD under the 27560 record profile of its law.
+
+    Args:
+        record: The record.
+        controller: Who answers; what it says of purposes that the record is not about is left
+            out.
+        ladder: The profile whose words are used; the one that comes with the package if None.
 
     Raises:
         ValueError: A value of the record cannot be written, such as a time after 9999.
     """
-    return _format(_record(record, controller))
+    return _format(_record(record, controller, _ladder(record, ladder)))
 
 
-def format_27560_receipt(record: ConsentRecord, controller: Controller, *, receipt_id: str) -> str:
+def format_27560_receipt(
+    record: ConsentRecord,
+    controller: Controller,
+    *,
+    receipt_id: str,
+    ladder: Ladder | None = None,
+) -> str:
     """Write a receipt, which is an id and the whole record, under the receipt profile.
 
     Raises:
         ValueError: A value cannot be written.
     """
-    return _format(_receipt(record, controller, receipt_id))
+    return _format(_receipt(record, controller, receipt_id, _ladder(record, ladder)))
 
 
-def parse_27560(text: str) -> ConsentDocument:
-    """Read what the two functions above wrote.
+def parse_27560(text: str, *, ladder: Ladder | None = None) -> ConsentDocument:
+    """Read what the two functions above wrote with the same profile.
 
     Raises:
         InterchangeError: The text is no JSON, a mandatory field is missing, a field is unknown or
@@ -86,10 +108,11 @@ def parse_27560(text: str) -> ConsentDocument:
     document = _parse_json(text)
     try:
         found = _read(Fields(document, where="the document"))
+        words = _ladder(found.record, ladder)
         if found.receipt_id is None:
-            expected = _record(found.record, found.controller)
+            expected = _record(found.record, found.controller, words)
         else:
-            expected = _receipt(found.record, found.controller, found.receipt_id)
+            expected = _receipt(found.record, found.controller, found.receipt_id, words)
         difference = _difference(expected, document, path="")
     except (ValueError, KeyError) as error:
         raise InterchangeError(f"the document cannot be read: {error}") from error
@@ -98,8 +121,12 @@ def parse_27560(text: str) -> ConsentDocument:
     return found
 
 
-def format_kantara(record: ConsentRecord, controller: Controller) -> str:
+def format_kantara(
+    record: ConsentRecord, controller: Controller, *, ladder: Ladder | None = None
+) -> str:
     """Write a Kantara Consent Receipt 1.1, which knows no refusals: they are left out.
+
+    What the format has no field for stands under `tillpact`, which its readers may skip.
 
     Raises:
         ValueError: Nothing was given, so that there is nothing the format could say.
@@ -107,7 +134,8 @@ def format_kantara(record: ConsentRecord, controller: Controller) -> str:
     given = sorted(record.given, key=lambda purpose: purpose.bit)
     if not given:
         raise ValueError("a Kantara receipt must hold at least one purpose that was given")
-    sensitive = Purpose.SENSITIVE in record.given
+    words, sensitive = _ladder(record, ladder), Purpose.SENSITIVE in record.given
+    categories = controller.on(Purpose.SENSITIVE).categories
     document: dict[str, JsonValue] = {
         "version": "KI-CR-v1.1.0",
         "jurisdiction": controller.country,
@@ -133,23 +161,40 @@ def format_kantara(record: ConsentRecord, controller: Controller) -> str:
         "services": [
             {
                 "service": controller.name,
-                "purposes": [_kantara_purpose(purpose, record.until) for purpose in given],
+                "purposes": [
+                    _kantara_purpose(words.rules[purpose], controller, record.until)
+                    for purpose in given
+                ],
             }
         ],
         "sensitive": sensitive,
-        "spiCat": [*TERMS[Purpose.SENSITIVE].data] if sensitive else [],
+        "spiCat": [*(categories or words.rules[Purpose.SENSITIVE].data)] if sensitive else [],
+        "tillpact": {
+            "circumstances": format_circumstances(record.circumstances),
+            "officer": controller.officer,
+            "joint": [*controller.joint],
+            "authority": controller.authority,
+            "storageLocation": controller.storage_location,
+            "rights": [*vocabulary.RIGHTS[record.profile]],
+            "withdraw": {"en": controller.withdraw.en, "zh": controller.withdraw.zh},
+            "declared": _declared(controller, record.given),
+            "logIndex": record.index,
+            "noticeSha256": record.notice.sha256,
+            "policy": record.policy or None,
+            "separate": record.separate,
+        },
     }
     return _format(document)
 
 
-def _kantara_purpose(purpose: Purpose, until: int) -> JsonValue:
-    terms = TERMS[purpose]
-    others = [name for name in terms.recipients if name != "this brand"]
+def _kantara_purpose(rules: PurposeRules, controller: Controller, until: int) -> JsonValue:
+    named = [one.name for one in controller.on(rules.purpose).recipients]
+    others = [*(name for name in rules.recipients if name != "this brand"), *named]
     document: dict[str, JsonValue] = {
-        "purpose": terms.description,
-        "purposeCategory": [purpose.value],
+        "purpose": rules.description["en"],
+        "purposeCategory": [rules.purpose.value],
         "consentType": "EXPLICIT",
-        "piiCategory": [*terms.data],
+        "piiCategory": [*rules.data],
         "primaryPurpose": False,
         "termination": format_instant(until),
         "thirdPartyDisclosure": bool(others),
@@ -159,7 +204,20 @@ def _kantara_purpose(purpose: Purpose, until: int) -> JsonValue:
     return document
 
 
-def _record(record: ConsentRecord, controller: Controller) -> dict[str, JsonValue]:
+def _ladder(record: ConsentRecord, ladder: Ladder | None) -> Ladder:
+    words = ladder_of(record.profile) if ladder is None else ladder
+    if words.profile is not record.profile:
+        raise ValueError(f"a record under {record.profile} cannot be said by {words.profile}")
+    return words
+
+
+def _declared(controller: Controller, purposes: Iterable[Purpose]) -> dict[str, JsonValue]:
+    return {
+        purpose.value: format_declaration(controller.on(purpose)) for purpose in sorted(purposes)
+    }
+
+
+def _record(record: ConsentRecord, controller: Controller, ladder: Ladder) -> dict[str, JsonValue]:
     party = _party(controller)
     purposes = sorted(record.given | record.refused, key=lambda purpose: purpose.bit)
     # Everything of the record that DPV has no word for stays under our own prefix.
@@ -190,8 +248,10 @@ def _record(record: ConsentRecord, controller: Controller) -> dict[str, JsonValu
                 "tillpact:sha256": record.notice.sha256,
             }
         ],
-        "dpv:hasEntity": _entities(controller, purposes),
-        "dpv:hasProcess": [_process(purpose, record, controller) for purpose in purposes],
+        "dpv:hasEntity": _entities(controller, [ladder.rules[purpose] for purpose in purposes]),
+        "dpv:hasProcess": [
+            _process(ladder.rules[purpose], record, controller) for purpose in purposes
+        ],
         "tillpact:separateAct": record.separate,
         "tillpact:tier": None if record.tier is None else record.tier.value,
         "tillpact:terms": {purpose.value: terms for purpose, terms in record.terms.items()},
@@ -200,11 +260,14 @@ def _record(record: ConsentRecord, controller: Controller) -> dict[str, JsonValu
         "tillpact:expressedAt": format_instant(record.expressed_at),
         "tillpact:until": format_instant(record.until),
         "tillpact:channel": record.channel,
+        "tillpact:policy": record.policy or None,
+        "tillpact:circumstances": format_circumstances(record.circumstances),
+        "tillpact:declared": _declared(controller, purposes),
     }
 
 
 def _receipt(
-    record: ConsentRecord, controller: Controller, receipt_id: str
+    record: ConsentRecord, controller: Controller, receipt_id: str, ladder: Ladder
 ) -> dict[str, JsonValue]:
     return {
         "@context": dict(vocabulary.CONTEXT),
@@ -213,7 +276,7 @@ def _receipt(
         "tillpact:standard": STANDARD,
         "tillpact:schemaVersion": SCHEMA_VERSION,
         "dpv:hasIdentifier": receipt_id,
-        "dct:hasPart": _record(record, controller),
+        "dct:hasPart": _record(record, controller, ladder),
     }
 
 
@@ -226,7 +289,7 @@ def _group(recipient: str) -> str:
     return f"tillpact:recipient-{'-'.join(words)}"
 
 
-def _entities(controller: Controller, purposes: list[Purpose]) -> dict[str, JsonValue]:
+def _entities(controller: Controller, asked: list[PurposeRules]) -> dict[str, JsonValue]:
     authority = "tillpact:authority"
     entities: dict[str, JsonValue] = {
         _party(controller): {
@@ -239,24 +302,35 @@ def _entities(controller: Controller, purposes: list[Purpose]) -> dict[str, Json
             "tillpact:email": controller.email,
             "tillpact:phone": controller.phone,
             "dpv:hasAuthority": authority,
+            "dpv:hasDataProtectionOfficer": controller.officer,
+            "dpv:hasJointDataControllers": [*controller.joint],
+            "dpv:hasTechnicalOrganisationalMeasure": controller.security,
         },
         authority: {
             "@type": ["dpv:DataProtectionAuthority"],
             "dpv:hasName": controller.authority,
         },
     }
-    for purpose in purposes:
-        for recipient in TERMS[purpose].recipients:
+    for rules in asked:
+        for recipient in rules.recipients:
             entities[_group(recipient)] = {
                 "@type": ["dpv:Entity"],
                 "rdfs:subClassOf": ["dpv:Recipient"],
                 "skos:prefLabel": recipient,
             }
+        for one in controller.on(rules.purpose).recipients:
+            entities[_group(one.name)] = {
+                "@type": ["dpv:ThirdParty" if one.country is None else "dpv:DataImporter"],
+                "dpv:hasName": one.name,
+                "dpv:hasContact": one.contact,
+                "dpv:hasLocation": None if one.country is None else f"loc:{one.country}",
+            }
     return entities
 
 
-def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) -> JsonValue:
-    terms, profile = TERMS[purpose], record.profile
+def _process(rules: PurposeRules, record: ConsentRecord, controller: Controller) -> JsonValue:
+    purpose, profile, declared = rules.purpose, record.profile, controller.on(rules.purpose)
+    told = record.circumstances
     given = purpose in record.given
     kind = "dpv:ExplicitlyExpressedConsent" if record.separate else "dpv:ExpressedConsent"
     state = "dpv:ConsentGiven" if given else "dpv:ConsentRefused"
@@ -265,6 +339,7 @@ def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) ->
         "dpv:isIndicatedAtTime": format_instant(record.expressed_at),
         "dpv:isIndicatedBy": _SUBJECT,
         "dpv:isExercisedAt": record.channel,
+        "tillpact:act": None if told.act is None else told.act.value,
         "dpv:hasDuration": {
             "@type": ["dpv:UntilTimeDuration"],
             "rdf:value": format_instant(record.until),
@@ -277,7 +352,7 @@ def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) ->
             {
                 "@type": ["dpv:Purpose"],
                 "skos:broader": vocabulary.PURPOSES[purpose],
-                "skos:prefLabel": terms.description,
+                "skos:prefLabel": rules.description["en"],
             }
         ],
         "dpv:hasPersonalData": [
@@ -286,11 +361,12 @@ def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) ->
                 "skos:broader": [vocabulary.data_term(phrase)],
                 "skos:prefLabel": phrase,
             }
-            for phrase in terms.data
+            for phrase in (*rules.data, *declared.categories)
         ],
+        "tillpact:method": rules.method,
         "dpv:hasProcessing": [*vocabulary.PROCESSING[purpose]],
         "dpv:hasDataController": [_party(controller)],
-        "dpv:hasDataSource": ["dpv:DataSubjectDataSource"],
+        "dpv:hasDataSource": [vocabulary.SOURCES[told.source]],
         "dpv:hasStorageCondition": [
             {
                 "@type": ["dpv:StorageLocation"],
@@ -304,12 +380,19 @@ def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) ->
                 },
             },
         ],
-        "dpv:hasRecipient": [_group(recipient) for recipient in terms.recipients],
+        "tillpact:retentionDays": controller.days_kept(purpose, most=rules.retention_days),
+        "dpv:hasRecipient": [
+            _group(name) for name in (*rules.recipients, *(one.name for one in declared.recipients))
+        ],
+        "tillpact:transfers": [_transfer(one) for one in declared.recipients if one.country],
+        "tillpact:necessity": None
+        if declared.necessity is None
+        else {"en": declared.necessity.en, "zh": declared.necessity.zh},
         "dpv:hasLegalBasis": [
-            *vocabulary.legal_bases(purpose, profile=profile, separate=record.separate)
+            *vocabulary.legal_bases(rules, profile=profile, separate=record.separate)
         ],
         "dpv:hasRight": [*vocabulary.RIGHTS[profile]],
-        "tillpact:needsSeparateConsent": is_separate(purpose, profile=profile),
+        "tillpact:needsSeparateConsent": rules.separate,
         "dpv:hasConsentControl": [
             {
                 "@type": ["dpv:WithdrawConsent"],
@@ -319,6 +402,16 @@ def _process(purpose: Purpose, record: ConsentRecord, controller: Controller) ->
             }
         ],
         "dpv:hasConsentStatus": [status],
+    }
+
+
+def _transfer(one: NamedRecipient) -> JsonValue:
+    return {
+        "@type": ["dpv:CrossBorderTransfer"],
+        "dpv:hasRecipient": _group(one.name),
+        "dpv:hasLocation": f"loc:{one.country}",
+        "tillpact:mechanism": None if one.mechanism is None else one.mechanism.value,
+        "tillpact:filing": one.filing,
     }
 
 
@@ -394,6 +487,8 @@ def _read_record(fields: Fields, profile: Profile, *, receipt_id: str | None) ->
         terms={purpose: terms.text(purpose.value) for purpose in given - refused},
         age=None if age is None else AgeBand(age),
         index=fields.count("tillpact:logIndex"),
+        policy=fields.optional_text("tillpact:policy") or "",
+        circumstances=parse_circumstances(fields.inner("tillpact:circumstances")),
     )
     _check_record(record)
     controller = _read_controller(fields, processes[0], notice_url=notice.text("dpv:hasLocation"))
@@ -418,6 +513,9 @@ def _read_controller(fields: Fields, process: Fields, *, notice_url: str) -> Con
         raise ValueError("dpv:hasStorageCondition must hold a location and then a duration")
     withdraw = _only(process, "dpv:hasConsentControl")
     words = withdraw.inner("skos:prefLabel")
+    declared = fields.inner("tillpact:declared")
+    names = declared.keys()
+    said = {Purpose(name): parse_declaration(declared.inner(name)) for name in names}
     return Controller(
         id=party.text("dpv:hasIdentifier"),
         name=party.text("dpv:hasName"),
@@ -426,6 +524,11 @@ def _read_controller(fields: Fields, process: Fields, *, notice_url: str) -> Con
         contact=party.text("dpv:hasContact"),
         email=party.text("tillpact:email"),
         phone=party.text("tillpact:phone"),
+        officer=party.text("dpv:hasDataProtectionOfficer"),
+        joint=party.texts("dpv:hasJointDataControllers"),
+        security=party.text("dpv:hasTechnicalOrganisationalMeasure"),
+        # A purpose of which the brand says nothing is written out like all others.
+        purposes={name: about for name, about in said.items() if about != SILENT},
         authority=entities.inner(party.text("dpv:hasAuthority")).text("dpv:hasName"),
         notice_url=notice_url,
         withdraw=Words(en=words.text("en"), zh=words.text("zh")),

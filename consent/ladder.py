@@ -208,6 +208,7 @@ class Ladder:
         bases: Legal bases that a purpose may rest on.
         essential: What stands outside the ladder, by name.
         rules: What is said about each purpose; all of them are there.
+        words: Each category of data and each recipient in Chinese, by its English words.
         digest: Hex SHA-256 over all the file says; its comments and its spacing do not count.
     """
 
@@ -220,6 +221,7 @@ class Ladder:
     bases: frozenset[Basis]
     essential: Mapping[str, EssentialTerms]
     rules: Mapping[Purpose, PurposeRules]
+    words: Mapping[str, str]
     digest: str
 
     def preset(self, tier: Tier) -> frozenset[Purpose]:

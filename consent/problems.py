@@ -24,12 +24,15 @@ class Problem(Enum):
         "The notice is not signed by its sender for this node; nothing was recorded.",
     )
     LOG_CONVICTED = (403, "This log signed two heads of one size; it gets no cosignature.")
+    NOT_PERMITTED = (403, "This handle or these rules do not permit it; nothing was done.")
     NOT_FOUND = (404, "There is nothing here.")
     UNKNOWN_NOTICE = (404, "No notice of this id is accepted.")
+    UNKNOWN_RECORD = (404, "No record of this id is yours.")
     NOT_PUBLISHED = (404, "The newest checkpoint does not cover this entry.")
     UNKNOWN_LOG = (404, "This witness does not watch this log; nothing was cosigned.")
     METHOD_NOT_ALLOWED = (405, "This address does not know this method; nothing was done.")
     KEY_REUSED = (409, "The Idempotency-Key was used for another request; nothing was done.")
+    NOT_DECLARED = (409, "Who answered for the data is not known here; no receipt was issued.")
     BODY_TOO_LARGE = (413, "The body is larger than the service reads; nothing was done.")
     NOT_JSON = (415, "The body must be application/json; nothing was done.")
     INVALID = (422, "A field is missing, unknown, or of the wrong kind; nothing was done.")
@@ -40,6 +43,10 @@ class Problem(Enum):
         "A purpose that needs an act of its own must be given alone; nothing was recorded.",
     )
     PURPOSE_NOT_ALLOWED = (422, "The node's law does not allow this purpose; nothing was recorded.")
+    NOT_INFORMED = (
+        422,
+        "The brand has not named who gets this data, or why it is needed; nothing was recorded.",
+    )
     PROOF_INVALID = (422, "The proof does not show that the log only grew; nothing was cosigned.")
     TOO_MANY_REQUESTS = (429, "Too many requests with this handle; try again later.")
     FAULT = (500, "The service failed; repeat the request with the same Idempotency-Key.")

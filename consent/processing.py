@@ -1,8 +1,9 @@
 """Write the register of processing activities from what is asked of people and what was done.
 
-What a purpose means comes from the ladder, how long data is kept and why that is lawful from the
-brand, and what really happened from the open events of the log, in rounded counts: the register
-can be shown to an authority and never tells how a person stands.
+What a purpose means, on what it rests and how long its data is kept comes from the profile; who
+answers and who gets data by name from the controller; and what really happened from the open
+events of the log, in rounded counts: the register can be shown to an authority and never tells
+how a person stands.
 
 Source: GDPR art. 30(1); PIPL art. 56 asks for records of the same kind.
 """
@@ -17,10 +18,12 @@ from dataclasses import dataclass, field
 from consent.access import AccessGrant, Action
 from consent.assessment import Assessment
 from consent.canonical import JsonValue
+from consent.controller import SILENT, Controller, format_controller
 from consent.event import LogError
 from consent.gate import bucket
+from consent.ladder import EssentialTerms, Ladder, PurposeRules
 from consent.log import Log
-from consent.purpose import TERMS, Purpose
+from consent.purpose import Purpose
 
 _DAY_MS = 86_400_000
 _CHUNK = 4096
@@ -28,67 +31,17 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
-    """What a brand says about one purpose.
-
-    Attributes:
-        legal_basis: Such as "consent, GDPR art. 6(1)(a)".
-        retention_days: How long the data is kept for it; positive.
-        data_subjects: Categories of people.
-        transfers: Countries outside, each with its safeguard.
-    """
-
-    legal_basis: str
-    retention_days: int
-    data_subjects: tuple[str, ...] = ("customers",)
-    transfers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.legal_basis:
-            raise ValueError("a purpose must have a legal basis")
-        if self.retention_days < 1:
-            raise ValueError(f"retention_days must be at least 1, got {self.retention_days}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Controller:
-    """Who answers for the processing, and what they declare.
-
-    Attributes:
-        name: Of the brand.
-        contact: How to reach it.
-        officer: How to reach its data protection officer.
-        joint: Names of joint controllers (GDPR art. 26).
-        security: General description of the technical and organisational measures.
-        keeping: What the brand says about each purpose it follows.
-    """
-
-    name: str
-    contact: str
-    officer: str
-    joint: tuple[str, ...] = ()
-    security: str
-    keeping: Mapping[Purpose, Keeping]
-
-    def __post_init__(self) -> None:
-        if not all((self.name, self.contact, self.officer, self.security)):
-            raise ValueError("a controller must have a name, a contact, an officer and measures")
-        if not self.keeping:
-            raise ValueError("a controller must declare at least one purpose")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
     """One line of the register.
 
     Attributes:
-        purpose: Why.
+        purpose: Why: a purpose of the ladder, or a service that an order needs.
         description: What people are told.
-        legal_basis: Why it is lawful.
+        legal_basis: Why it is lawful, with the articles.
         data_subjects: Categories of people.
         data: Categories of data.
-        recipients: Who may get anything derived from it.
-        transfers: Countries outside, each with its safeguard.
+        recipients: Who may get anything derived from it, and whom the brand names.
+        transfers: Countries outside, each with its recipient, its safeguard and its filing.
         retention_days: How long the data is kept for it.
         assessment: Id of the impact assessment in force; empty when there is none.
         uses: Permits in the window, rounded down to a power of two; "<64" below 64.
@@ -97,7 +50,7 @@ class Activity:
         seen_recipients: Who was named in the permits of the window.
     """
 
-    purpose: Purpose
+    purpose: str
     description: str
     legal_basis: str
     data_subjects: tuple[str, ...]
@@ -114,7 +67,7 @@ class Activity:
     def format(self) -> dict[str, JsonValue]:
         """Return the line as JSON."""
         return {
-            "purpose": str(self.purpose),
+            "purpose": self.purpose,
             "description": self.description,
             "legal_basis": self.legal_basis,
             "data_subjects": list(self.data_subjects),
@@ -136,13 +89,15 @@ class ProcessingRegister:
 
     Attributes:
         controller: Who answers.
-        activities: One line a purpose, in the order of the ladder.
+        profile: Digest of the profile file.
+        activities: One line a purpose, in the order of the ladder, and one for each service.
         since: Begin of the window, epoch milliseconds.
         at: End of the window.
         tree_size: Entries of the log that were read up to.
     """
 
     controller: Controller
+    profile: str
     activities: tuple[Activity, ...]
     since: int
     at: int
@@ -151,13 +106,8 @@ class ProcessingRegister:
     def format_json(self) -> str:
         """Write the register as JSON with a newline at the end."""
         document = {
-            "controller": {
-                "name": self.controller.name,
-                "contact": self.controller.contact,
-                "officer": self.controller.officer,
-                "joint": list(self.controller.joint),
-                "security": self.controller.security,
-            },
+            "controller": format_controller(self.controller.about(())),
+            "profile": self.profile,
             "activities": [activity.format() for activity in self.activities],
             "since": self.since,
             "at": self.at,
@@ -170,7 +120,8 @@ class ProcessingRegister:
         text = io.StringIO()
         who = {
             "controller": self.controller.name,
-            "contact": self.controller.contact,
+            "address": f"{self.controller.address}, {self.controller.country}",
+            "contact": f"{self.controller.contact}, {self.controller.email}",
             "officer": self.controller.officer,
             "joint": "; ".join(self.controller.joint),
             "security": self.controller.security,
@@ -186,6 +137,7 @@ def register_processing(
     log: Log,
     controller: Controller,
     *,
+    ladder: Ladder,
     assessments: list[Assessment],
     grant: AccessGrant,
     window: tuple[int, int],
@@ -194,34 +146,46 @@ def register_processing(
 
     Args:
         log: The node's log.
-        controller: Who answers; purposes that they do not declare are left out.
+        controller: Who answers.
+        ladder: The profile of the node; purposes that it forbids are left out.
         assessments: `Assessments.all()`.
         grant: To read the register; about "processing".
         window: Begin and end, epoch milliseconds, of the events that are counted.
 
     Raises:
-        ValueError: The window is empty, or the log shows a use of a purpose that the brand says
-            nothing about: the register would hide it.
+        ValueError: The window is empty, or the log shows a use of a purpose that the profile
+            forbids: the register would hide it.
         AccessDenied: The grant is for something else or too old.
         LogError: The log cannot be read.
     """
-    (since, at), keeping = window, controller.keeping
+    since, at = window
     grant.verify(Action.READ_REGISTER, about="processing", at=at)
     if not 0 <= since < at:
         raise ValueError("the window of a register of processing must begin before it ends")
     seen, tree_size = {purpose: _Seen() for purpose in Purpose}, log.tree_size
     for event in _events(log, since=since, end=tree_size):
         _count(seen, event, since=since, at=at)
-    forgotten = [p for p in Purpose if seen[p].uses and p not in keeping]
+    asked = [rules for rules in ladder.rules.values() if rules.allowed]
+    forgotten = [p for p in Purpose if seen[p].uses and not ladder.rules[p].allowed]
     if forgotten:
-        raise ValueError(f"{forgotten[0]} was used, and the register says nothing about it")
-    lines = tuple(
-        _activity(purpose, keeping[purpose], seen[purpose], assessments=assessments, at=at)
-        for purpose in Purpose
-        if purpose in keeping
-    )
+        raise ValueError(f"{forgotten[0]} was used, and the profile forbids it")
+    lines = [
+        _activity(
+            rules,
+            controller,
+            seen[rules.purpose],
+            assessment=_in_force(assessments, rules.purpose, at=at),
+        )
+        for rules in asked
+    ]
+    services = [_service(name, terms) for name, terms in ladder.essential.items()]
     return ProcessingRegister(
-        controller=controller, activities=lines, since=since, at=at, tree_size=tree_size
+        controller=controller,
+        profile=ladder.digest,
+        activities=(*lines, *services),
+        since=since,
+        at=at,
+        tree_size=tree_size,
     )
 
 
@@ -256,29 +220,60 @@ def _count(
 
 
 def _activity(
-    purpose: Purpose, kept: Keeping, seen: _Seen, *, assessments: list[Assessment], at: int
+    rules: PurposeRules, controller: Controller, seen: _Seen, *, assessment: str
 ) -> Activity:
-    in_force = [
-        known.assessment_id
-        for known in assessments
-        if known.purpose == purpose and known.state(at=at) == "approved"
-    ]
-    terms = TERMS[purpose]
+    declared = controller.on(rules.purpose)
     return Activity(
-        purpose=purpose,
-        description=terms.description,
-        legal_basis=kept.legal_basis,
-        data_subjects=kept.data_subjects,
-        data=terms.data,
-        recipients=terms.recipients,
-        transfers=kept.transfers,
-        retention_days=kept.retention_days,
-        assessment=in_force[-1] if in_force else "",
+        purpose=str(rules.purpose),
+        description=rules.description["en"],
+        legal_basis=_basis(rules),
+        data_subjects=declared.data_subjects,
+        data=(*rules.data, *declared.categories),
+        recipients=(*rules.recipients, *(one.name for one in declared.recipients)),
+        transfers=tuple(
+            ", ".join(filter(None, (one.country, one.name, one.mechanism, one.filing)))
+            for one in declared.recipients
+            if one.country is not None
+        ),
+        retention_days=controller.days_kept(rules.purpose, most=rules.retention_days),
+        assessment=assessment,
         uses=bucket(seen.uses),
         refusals=bucket(seen.refusals),
         last_used_day=None if seen.last is None else seen.last - seen.last % _DAY_MS,
         seen_recipients=tuple(sorted(seen.recipients)),
     )
+
+
+def _service(name: str, terms: EssentialTerms) -> Activity:
+    """Return the line of what an order needs: no gate stands before it, so no use is counted."""
+    return Activity(
+        purpose=name,
+        description=terms.description["en"],
+        legal_basis=_basis(terms),
+        data_subjects=SILENT.data_subjects,
+        data=terms.data,
+        recipients=terms.recipients,
+        transfers=(),
+        retention_days=terms.retention_days,
+        assessment="",
+        uses="",
+        refusals="",
+        last_used_day=None,
+        seen_recipients=(),
+    )
+
+
+def _basis(terms: PurposeRules | EssentialTerms) -> str:
+    return f"{terms.basis}: {', '.join(terms.articles)}"
+
+
+def _in_force(assessments: list[Assessment], purpose: Purpose, *, at: int) -> str:
+    found = [
+        known.assessment_id
+        for known in assessments
+        if known.purpose == purpose and known.state(at=at) == "approved"
+    ]
+    return found[-1] if found else ""
 
 
 def _events(log: Log, *, since: int, end: int) -> Iterator[dict[str, JsonValue]]:

@@ -9,8 +9,7 @@ import functools
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -33,7 +32,6 @@ from consent.ladder import (
 )
 
 __all__ = [
-    "TERMS",
     "AgeBand",
     "Basis",
     "Ladder",
@@ -41,11 +39,11 @@ __all__ = [
     "Profile",
     "Purpose",
     "PurposeRules",
-    "PurposeTerms",
     "Tier",
     "is_separate",
     "ladder_of",
     "load_ladder",
+    "packaged_profile",
     "parse_ladder",
     "policy_digest",
     "preset",
@@ -66,6 +64,15 @@ class LadderError(ValueError):
 def ladder_of(profile: Profile) -> Ladder:
     """Return the profile that comes with the package."""
     return _packaged(profile)
+
+
+def packaged_profile(profile: Profile) -> str:
+    """Return the text of the profile file that comes with the package."""
+    return (
+        resources.files("consent")
+        .joinpath("profiles", f"{profile}.toml")
+        .read_text(encoding="utf-8")
+    )
 
 
 def load_ladder(path: Path) -> Ladder:
@@ -95,7 +102,7 @@ def parse_ladder(text: str) -> Ladder:
     _check_keys(
         "the profile",
         document,
-        ("profile", "children", "asking", "clocks", "essential", "purposes"),
+        ("profile", "children", "asking", "clocks", "words", "essential", "purposes"),
     )
     head = _table(document, "profile", keys=("name", "jurisdiction", "bases"))
     children = _table(document, "children", keys=("age_of_consent", "guardian_en", "guardian_zh"))
@@ -106,6 +113,7 @@ def parse_ladder(text: str) -> Ladder:
     age = _count(children, "age_of_consent")
     if age not in _AGES:
         raise LadderError(f"children.age_of_consent must be one of {list(_AGES)}, got {age}")
+    essential, rules = _essential(document), _all_rules(document, bases=bases)
     return Ladder(
         profile=_one_of(Profile, _text(head, "name"), at="profile.name"),
         jurisdiction=_text(head, "jurisdiction"),
@@ -114,8 +122,9 @@ def parse_ladder(text: str) -> Ladder:
         no_asking_days=_count(asking, "no_asking_days"),
         clocks=_clocks(document),
         bases=bases,
-        essential=_essential(document),
-        rules=_all_rules(document, bases=bases),
+        essential=essential,
+        rules=rules,
+        words=_words(document, said=(*essential.values(), *rules.values())),
         digest=_digest(document),
     )
 
@@ -135,62 +144,9 @@ def policy_digest(profile: Profile | Ladder) -> str:
     return (profile if isinstance(profile, Ladder) else ladder_of(profile)).digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PurposeTerms:
-    """What a person is told about a purpose under every profile of the package.
-
-    Attributes:
-        description: One plain sentence for the person.
-        tier: Lowest preset that offers the purpose; None when no preset ever does.
-        data: Categories of data that are used.
-        recipients: Who gets anything derived from it.
-        separate: Profiles in which it needs an act of its own.
-        prerequisites: Purposes without which it has no effect.
-    """
-
-    description: str
-    tier: Tier | None
-    data: tuple[str, ...]
-    recipients: tuple[str, ...]
-    separate: frozenset[Profile] = frozenset()
-    prerequisites: frozenset[Purpose] = frozenset()
-
-
-class _PackagedTerms(Mapping[Purpose, PurposeTerms]):
-    """The terms of the packaged profiles, read when they are first asked for."""
-
-    def __getitem__(self, purpose: Purpose) -> PurposeTerms:
-        return _packaged_terms()[purpose]
-
-    def __iter__(self) -> Iterator[Purpose]:
-        return iter(Purpose)
-
-    def __len__(self) -> int:
-        return len(Purpose)
-
-
-TERMS: Mapping[Purpose, PurposeTerms] = _PackagedTerms()
-
-
-@functools.cache
-def _packaged_terms() -> Mapping[Purpose, PurposeTerms]:
-    return {
-        purpose: PurposeTerms(
-            description=rules.description["en"],
-            tier=rules.tier,
-            data=rules.data,
-            recipients=rules.recipients,
-            separate=frozenset(law for law in Profile if is_separate(purpose, profile=law)),
-            prerequisites=rules.prerequisites,
-        )
-        for purpose, rules in ladder_of(Profile.EU_GDPR).rules.items()
-    }
-
-
 @functools.cache
 def _packaged(profile: Profile) -> Ladder:
-    path = resources.files("consent").joinpath("profiles", f"{profile}.toml")
-    return parse_ladder(path.read_text(encoding="utf-8"))
+    return parse_ladder(packaged_profile(profile))
 
 
 def _all_rules(document: _Table, *, bases: frozenset[Basis]) -> Mapping[Purpose, PurposeRules]:
@@ -288,6 +244,20 @@ def _essential(document: _Table) -> Mapping[str, EssentialTerms]:
     return MappingProxyType(services)
 
 
+def _words(
+    document: _Table, *, said: tuple[EssentialTerms | PurposeRules, ...]
+) -> Mapping[str, str]:
+    table = document["words"]
+    if not isinstance(table, dict):
+        raise LadderError("words must be a table")
+    words = {english: _text(table, english, at="words") for english in table}
+    for terms in said:
+        for english in (*terms.data, *terms.recipients):
+            if english not in words:
+                raise LadderError(f"words must say {english!r} in Chinese too")
+    return MappingProxyType(words)
+
+
 def _clocks(document: _Table) -> Clocks:
     table = _table(document, "clocks", keys=("answer", "extension", "breach"))
     periods = {}
@@ -325,8 +295,8 @@ def _table(parent: _Table, name: str, *, keys: tuple[str, ...], at: str | None =
 
 def _text(table: _Table, key: str, *, at: str | None = None) -> str:
     value = table[key]
-    if not (isinstance(value, str) and value.strip()):
-        raise LadderError(f"{at + '.' if at else ''}{key} must be a text that says something")
+    if not (isinstance(value, str) and value.strip() and value.isprintable()):
+        raise LadderError(f"{at + '.' if at else ''}{key} must be a line that says something")
     return value
 
 

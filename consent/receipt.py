@@ -13,20 +13,30 @@ for a message with a context, which holds a zero byte.
 import base64
 import binascii
 import re
-import secrets
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from consent import wording
 from consent.canonical import CanonicalError, JsonValue, format_canonical, parse_canonical
-from consent.controller import Controller, format_controller, parse_controller
+from consent.circumstances import (
+    NOTHING_TOLD,
+    Circumstances,
+    format_circumstances,
+    parse_circumstances,
+)
+from consent.controller import (
+    Controller,
+    digest_of_controller,
+    format_controller,
+    parse_controller,
+)
 from consent.fields import Fields
 from consent.identity import Identity, PublicIdentity, SignatureError
 from consent.instant import LATEST_MS
 from consent.merkle import ProofError
 from consent.note import NoteError
 from consent.proof import parse_proof, verify_opened_proof
-from consent.purpose import Profile, Purpose
+from consent.purpose import Ladder, Profile, Purpose
 from consent.register import ConsentRecord, Notice
 from consent.trust import NO_QUORUM, TrustPolicy
 from consent.wording import Right, Words
@@ -38,7 +48,6 @@ __all__ = [
     "ReceiptStatus",
     "finalise_receipt",
     "issue_receipt",
-    "make_subject_key",
     "verify_receipt",
 ]
 
@@ -69,6 +78,7 @@ class GivenPurpose:
         description: What is done, in one plain sentence.
         data: Categories of data.
         recipients: Who gets anything derived from it.
+        retention_days: Days until the data is deleted.
         until: When the consent expires, epoch milliseconds.
     """
 
@@ -76,6 +86,7 @@ class GivenPurpose:
     description: Words
     data: tuple[Words, ...]
     recipients: tuple[Words, ...]
+    retention_days: int
     until: int
 
 
@@ -89,7 +100,9 @@ class Receipt:
         issuer: Name of the node, which is also the origin of its log.
         subject_key: Bearer secret with which its owner withdraws; never printed.
         profile: The law the node follows.
-        controller: Who answers, and how consent is taken back.
+        policy: Digest of the profile file in force.
+        controller: Who answers, how consent is taken back, and whom the brand itself names as
+            getting data for the purposes that were agreed to.
         notice: What the person was shown.
         channel: Where it happened.
         expressed_at: When the person said it, epoch milliseconds.
@@ -97,6 +110,7 @@ class Receipt:
         separate: Whether the act asked for one purpose and nothing else.
         given: What was agreed to.
         refused: What was refused, with its description.
+        circumstances: How the choice was made.
         rights: What the person may ask for, and under which article.
         index: Entry of the log.
         proof: C2SP tlog-proof of that entry; None while pending.
@@ -107,6 +121,7 @@ class Receipt:
     issuer: str
     subject_key: str = field(repr=False)
     profile: Profile
+    policy: str
     controller: Controller
     notice: Notice
     channel: str
@@ -115,6 +130,7 @@ class Receipt:
     separate: bool
     given: tuple[GivenPurpose, ...]
     refused: tuple[tuple[Purpose, Words], ...]
+    circumstances: Circumstances
     rights: tuple[Right, ...]
     index: int
     # The proof opens the sealed entry, so that it belongs to the person like the key.
@@ -142,16 +158,12 @@ class Receipt:
         return ReceiptStatus.PENDING if self.proof is None else ReceiptStatus.FINAL
 
 
-def make_subject_key() -> str:
-    """Return a new bearer secret of 256 bits for the person; keep its hash only."""
-    return secrets.token_urlsafe(32)
-
-
 def issue_receipt(
     record: ConsentRecord,
     *,
     issuer: Identity,
     controller: Controller,
+    ladder: Ladder,
     receipt_id: str,
     subject_key: str,
 ) -> str:
@@ -160,20 +172,27 @@ def issue_receipt(
     Args:
         record: The act as the node's register returned it.
         issuer: Identity of the node's log.
-        controller: Who answers for the data.
-        receipt_id: 32 random hex digits.
-        subject_key: What `make_subject_key` returned for this person.
+        controller: Who answered for the data when the record was made.
+        ladder: The profile that was in force then.
+        receipt_id: 32 hex digits that nobody can guess.
+        subject_key: With what this person withdraws.
 
     Raises:
-        ValueError: A value cannot be written on a receipt; nothing was signed.
+        ValueError: A value cannot be written on a receipt, or the record was made under another
+            profile or controller; nothing was signed.
     """
+    if record.policy not in {"", ladder.digest} or record.profile is not ladder.profile:
+        raise ValueError("a receipt must be in the words of the profile that its record names")
+    if record.circumstances.controller not in {None, digest_of_controller(controller)}:
+        raise ValueError("a receipt must name the controller that its record names")
     receipt = Receipt(
         receipt_id=receipt_id,
         record_id=record.record_id,
         issuer=issuer.name,
         subject_key=subject_key,
         profile=record.profile,
-        controller=controller,
+        policy=record.policy,
+        controller=controller.about(record.given),
         notice=record.notice,
         channel=record.channel,
         expressed_at=record.expressed_at,
@@ -182,16 +201,20 @@ def issue_receipt(
         given=tuple(
             GivenPurpose(
                 purpose=purpose,
-                description=wording.describe(purpose),
-                data=wording.data_of(purpose),
-                recipients=wording.recipients_of(purpose),
+                description=wording.describe(ladder, purpose),
+                data=wording.data_of(ladder, purpose),
+                recipients=wording.recipients_of(ladder, purpose),
+                retention_days=controller.days_kept(
+                    purpose, most=ladder.rules[purpose].retention_days
+                ),
                 until=record.until,
             )
             for purpose in _in_order(record.given)
         ),
         refused=tuple(
-            (purpose, wording.describe(purpose)) for purpose in _in_order(record.refused)
+            (purpose, wording.describe(ladder, purpose)) for purpose in _in_order(record.refused)
         ),
+        circumstances=record.circumstances,
         rights=wording.RIGHTS[record.profile],
         index=record.index,
     )
@@ -327,6 +350,11 @@ def _event_fields(receipt: Receipt) -> dict[str, JsonValue]:
         "expressed_at": receipt.expressed_at,
         "separate": receipt.separate,
     }
+    # Records from before these two were kept say nothing of them.
+    if receipt.policy:
+        fields["policy"] = receipt.policy
+    if receipt.circumstances != NOTHING_TOLD:
+        fields["circumstances"] = format_circumstances(receipt.circumstances)
     if receipt.given:
         fields["until"] = receipt.given[0].until
     return fields
@@ -339,6 +367,7 @@ def _payload(receipt: Receipt) -> dict[str, JsonValue]:
             "words": _format_words(line.description),
             "data": [_format_words(words) for words in line.data],
             "recipients": [_format_words(words) for words in line.recipients],
+            "retention_days": line.retention_days,
             "until": line.until,
         }
         for line in receipt.given
@@ -354,6 +383,7 @@ def _payload(receipt: Receipt) -> dict[str, JsonValue]:
         "record": receipt.record_id,
         "subject_key": receipt.subject_key,
         "profile": receipt.profile.value,
+        "policy": receipt.policy or None,
         "controller": format_controller(receipt.controller),
         "rights": [
             {
@@ -370,6 +400,7 @@ def _payload(receipt: Receipt) -> dict[str, JsonValue]:
         "separate": receipt.separate,
         "given": given,
         "refused": refused,
+        "circumstances": format_circumstances(receipt.circumstances),
         "log": {
             "origin": receipt.issuer,
             "index": receipt.index,
@@ -400,6 +431,7 @@ def _read_payload(fields: Fields) -> Receipt:
         issuer=fields.text("iss"),
         subject_key=fields.text("subject_key"),
         profile=Profile(fields.text("profile")),
+        policy=fields.optional_text("policy") or "",
         controller=parse_controller(fields.inner("controller")),
         notice=_parse_notice(fields.inner("notice")),
         channel=fields.text("channel"),
@@ -408,6 +440,7 @@ def _read_payload(fields: Fields) -> Receipt:
         separate=fields.flag("separate"),
         given=tuple(_parse_given(line) for line in fields.each("given")),
         refused=tuple(_parse_refused(line) for line in fields.each("refused")),
+        circumstances=parse_circumstances(fields.inner("circumstances")),
         rights=tuple(_parse_right(right) for right in fields.each("rights")),
         index=log.count("index"),
         proof=log.optional_text("proof"),
@@ -426,6 +459,7 @@ def _parse_given(fields: Fields) -> GivenPurpose:
         description=_parse_words(fields.inner("words")),
         data=tuple(_parse_words(words) for words in fields.each("data")),
         recipients=tuple(_parse_words(words) for words in fields.each("recipients")),
+        retention_days=fields.count("retention_days"),
         until=fields.count("until"),
     )
     fields.finish()

@@ -4,19 +4,16 @@ Every text of the receipt is escaped, nothing is loaded from anywhere and nothin
 owner's bearer secret and the log proof stay in the receipt's file and are never printed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from types import MappingProxyType
 
 from consent import wording
+from consent.controller import PurposeDeclaration, TransferMechanism
+from consent.deadline import OFFSET_MINUTES
 from consent.instant import format_minute
-from consent.purpose import Profile
 from consent.receipt import GivenPurpose, Receipt, ReceiptStatus
 from consent.wording import Language, Words
-
-_OFFSET_MINUTES: Mapping[Profile, int] = MappingProxyType(
-    {Profile.EU_GDPR: 0, Profile.CN_PIPL: 480}
-)
 
 _TAG = {Language.EN: "en", Language.ZH: "zh-Hans"}
 
@@ -72,6 +69,18 @@ _WITHDRAW = _say("Changed your mind?", "想撤回同意？")
 _RIGHTS = _say("Your rights", "您的权利")
 _WHO = _say("Who answers to you", "联系我们")
 _ABOUT = _say("About this receipt", "关于此回执")
+
+
+_MECHANISMS: Mapping[TransferMechanism, Words] = MappingProxyType(
+    {
+        TransferMechanism.ADEQUACY: _say("adequacy decision", "充分性认定"),
+        TransferMechanism.BINDING_RULES: _say("binding corporate rules", "有约束力的公司规则"),
+        TransferMechanism.CERTIFICATION: _say("certification", "个人信息保护认证"),
+        TransferMechanism.EXEMPTION: _say("exemption by law", "法定豁免"),
+        TransferMechanism.SECURITY_ASSESSMENT: _say("security assessment", "数据出境安全评估"),
+        TransferMechanism.STANDARD_CONTRACT: _say("standard contract", "标准合同"),
+    }
+)
 
 
 def format_page(receipt: Receipt, language: Language) -> str:
@@ -139,11 +148,29 @@ def _given(receipt: Receipt, line: GivenPurpose, language: Language) -> str:
         (_say("Data used", "使用的数据"), _listed(line.data, language)),
         (_say("Who gets it", "接收方"), _listed(line.recipients, language)),
         (_say("Ends on", "到期时间"), _minute(receipt, line.until)),
+        (_say("Kept for", "保存期限"), _days(line.retention_days, language)),
+        *_declared(receipt.controller.on(line.purpose), language),
     )
     return (
         f"<li><h3>{_text(wording.title(line.purpose), language)}</h3>"
         f"<p>{_text(line.description, language)}</p>{rows}</li>\n"
     )
+
+
+def _declared(declared: PurposeDeclaration, language: Language) -> Iterator[tuple[Words, str]]:
+    """Tell what the brand itself names: recipients, countries, sensitive data and the reason."""
+    for one in declared.recipients:
+        yield _say("Named recipient", "接收方名称"), f"{one.name} · {one.contact}"
+        got = ("; " if language is Language.EN else "；").join(one.data)
+        yield _say("It gets", "其获得的信息"), f"{got} · {one.method}"
+        if one.country is not None and one.mechanism is not None:
+            filing = "" if one.filing is None else f" · {one.filing}"
+            mechanism = _MECHANISMS[one.mechanism].say(language)
+            yield _say("Sent abroad", "出境"), f"{one.country} · {mechanism}{filing}"
+    if declared.necessity is not None and declared.impact is not None:
+        yield _say("Sensitive", "敏感信息类别"), "; ".join(declared.categories)
+        yield _say("Why it is needed", "必要性"), declared.necessity.say(language)
+        yield _say("What it can mean for you", "对您的影响"), declared.impact.say(language)
 
 
 def _withdrawal(receipt: Receipt, language: Language) -> str:
@@ -176,6 +203,8 @@ def _answers(receipt: Receipt, language: Language) -> str:
         (_say("Contact", "联系人"), controller.contact),
         (_say("Email", "电子邮箱"), controller.email),
         (_say("Phone", "电话"), controller.phone),
+        (_say("Protection officer", "个人信息保护负责人"), controller.officer),
+        *((_say("Together with", "共同处理者"), name) for name in controller.joint),
         (_say("Authority", "监管部门"), controller.authority),
         (_say("Kept in", "存储地"), controller.storage_location),
         (_say("Kept after the end", "到期后保存"), _duration(controller.retention, language)),
@@ -204,6 +233,7 @@ def _origin(receipt: Receipt, language: Language) -> str:
         (_say("Record", "记录编号"), receipt.record_id),
         (_say("Recorded on", "生效时间"), _minute(receipt, receipt.effective_at)),
         (_say("Where", "渠道"), receipt.channel),
+        *_circumstances(receipt),
         (
             _say("Notice shown", "所示告知书"),
             f"{shown} ({notice.language}), {receipt.controller.notice_url}",
@@ -223,6 +253,18 @@ def _origin(receipt: Receipt, language: Language) -> str:
     )
 
 
+def _circumstances(receipt: Receipt) -> Iterator[tuple[Words, str]]:
+    told = receipt.circumstances
+    if told.act is not None:
+        yield _say("By", "方式"), str(told.act)
+    if told.screen is not None:
+        yield _say("Screen", "界面"), f"{told.screen.version}, {told.screen.sha256}"
+    if told.operator is not None:
+        yield _say("Helped by", "协助人员"), told.operator
+    if told.guardian is not None:
+        yield _say("Guardian checked in", "监护人核验记录"), told.guardian
+
+
 def _rows(language: Language, *rows: tuple[Words, str]) -> str:
     body = "".join(
         f"<dt>{_text(name, language)}</dt><dd>{escape(value)}</dd>" for name, value in rows
@@ -234,6 +276,10 @@ def _listed(words: tuple[Words, ...], language: Language) -> str:
     return ("; " if language is Language.EN else "；").join(item.say(language) for item in words)
 
 
+def _days(days: int, language: Language) -> str:
+    return _say(f"{days} day{'' if days == 1 else 's'}", f"{days} 天").say(language)
+
+
 def _duration(retention: str, language: Language) -> str:
     number, unit = retention[1:-1], retention[-1]
     en = {"D": "day", "M": "month", "Y": "year"}[unit] + ("" if number == "1" else "s")
@@ -242,7 +288,7 @@ def _duration(retention: str, language: Language) -> str:
 
 
 def _minute(receipt: Receipt, at: int) -> str:
-    return format_minute(at, offset_minutes=_OFFSET_MINUTES[receipt.profile])
+    return format_minute(at, offset_minutes=OFFSET_MINUTES[receipt.profile])
 
 
 def _text(words: Words, language: Language) -> str:

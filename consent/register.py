@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from consent.canonical import JsonValue
+from consent.circumstances import NOTHING_TOLD, Circumstances, format_circumstances
 from consent.event import LogError
 from consent.fold import (
     AGE,
@@ -136,6 +137,7 @@ class ConsentChoice:
         tier: Preset that was shown; information, never a permission.
         separate: Whether the act asked for one purpose and nothing else.
         age: Age band that was told with it; None leaves what is known.
+        circumstances: How it was said.
     """
 
     subject_id: str
@@ -148,6 +150,7 @@ class ConsentChoice:
     tier: Tier | None = None
     separate: bool = False
     age: AgeBand | None = None
+    circumstances: Circumstances = NOTHING_TOLD
 
     def __post_init__(self) -> None:
         if self.given & self.refused:
@@ -160,7 +163,7 @@ class ConsentChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsentRecord:
-    """One act as the node keeps it (ISO/IEC TS 27560, the fields that apply so far).
+    """One act as the node keeps it (ISO/IEC TS 27560, with what `Controller` and `Ladder` say).
 
     Attributes:
         record_id: Random id of the record.
@@ -178,6 +181,8 @@ class ConsentRecord:
         terms: Digest of the terms of each purpose agreed to.
         age: Age band that was told with it.
         index: Entry of the log that commits to the record.
+        policy: Digest of the profile file in force; empty in records from before it was kept.
+        circumstances: How it was said.
     """
 
     record_id: str
@@ -195,6 +200,8 @@ class ConsentRecord:
     terms: Mapping[Purpose, str]
     age: AgeBand | None
     index: int
+    policy: str = ""
+    circumstances: Circumstances = NOTHING_TOLD
 
 
 class Register(RegisterReader):
@@ -248,6 +255,7 @@ class Register(RegisterReader):
         tier: Tier | None = None,
         separate: bool = False,
         age: AgeBand | None = None,
+        circumstances: Circumstances = NOTHING_TOLD,
     ) -> ConsentRecord:
         """Record one act durably; the arguments are those of `ConsentChoice`."""
         choice = ConsentChoice(
@@ -261,6 +269,7 @@ class Register(RegisterReader):
             tier=tier,
             separate=separate,
             age=age,
+            circumstances=circumstances,
         )
         return self.record_many([choice], at=at)[0]
 
@@ -564,7 +573,10 @@ class Register(RegisterReader):
             "tier": None if choice.tier is None else str(choice.tier),
             "separate": choice.separate,
             "age": None if choice.age is None else str(choice.age),
+            "policy": self._ladder.digest,
         }
+        if choice.circumstances != NOTHING_TOLD:
+            more["circumstances"] = format_circumstances(choice.circumstances)
         return ConsentRecord(
             record_id=record_id,
             subject_ref=ref,
@@ -580,6 +592,8 @@ class Register(RegisterReader):
             separate=choice.separate,
             terms=terms,
             age=choice.age,
+            policy=self._ladder.digest,
+            circumstances=choice.circumstances,
             index=self._tell(transaction, choice.subject_id, kind, at=at, more=more),
         )
 

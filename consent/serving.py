@@ -87,9 +87,9 @@ class Envelope:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
-                # Only a route that says so may be kept: a full tile of a log never changes.
-                headers.setdefault("Cache-Control", "no-store")
+                    # A route says itself what differs: which styles a page may use, or that a full
+                    # tile of a log never changes and may be kept.
+                    headers.setdefault(name, value)
             await send(message)
 
         body = await self._read(scope, receive)

@@ -8,7 +8,9 @@ the Personal Information Protection Law. Counsel should confirm both mappings.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from consent.purpose import Profile, Purpose, is_separate
+from consent.circumstances import Source
+from consent.ladder import PurposeRules
+from consent.purpose import Profile, Purpose
 
 CONTEXT: Mapping[str, str] = MappingProxyType(
     {
@@ -114,6 +116,15 @@ RIGHTS: Mapping[Profile, tuple[str, ...]] = MappingProxyType(
 )
 
 
+SOURCES: Mapping[Source, str] = MappingProxyType(
+    {
+        Source.PERSON: "dpv:DataSubjectDataSource",
+        Source.SYSTEM: "dpv:DataControllerDataSource",
+        Source.TABLE: "dpv:DataControllerDataSource",
+    }
+)
+
+
 def data_term(phrase: str) -> str:
     """Return the DPV concept that a category of data falls under."""
     return _DATA.get(phrase, "dpv:PersonalData")
@@ -124,19 +135,20 @@ def data_type(purpose: Purpose) -> str:
     return "dpv:SensitivePersonalData" if purpose is Purpose.SENSITIVE else "dpv:PersonalData"
 
 
-def legal_bases(purpose: Purpose, *, profile: Profile, separate: bool) -> list[str]:
+def legal_bases(rules: PurposeRules, *, profile: Profile, separate: bool) -> list[str]:
     """Return the legal basis of a purpose that was given, with the article that grants it.
 
     Args:
-        purpose: Which purpose.
+        rules: What the profile says of the purpose.
         profile: The law.
         separate: Whether the act asked for this purpose and nothing else.
     """
+    purpose = rules.purpose
     if profile is Profile.EU_GDPR:
         kind = "explicit-consent" if separate else "non-explicit-consent"
         basis = ["dpv:Consent", f"eu-gdpr:A6-1-a-{kind}"]
         return [*basis, "eu-gdpr:A9-2-a"] if purpose is Purpose.SENSITIVE and separate else basis
     basis = ["dpv:Consent", "cn-pipl:consent-art-13"]
-    if separate and is_separate(purpose, profile=profile):
+    if separate and rules.separate:
         basis.append(_PIPL_SEPARATE.get(purpose, _PIPL_PROVISION))
     return basis

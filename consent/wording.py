@@ -1,8 +1,8 @@
 """Say in plain words, in both languages, what purposes, data, recipients and rights are called.
 
-What a purpose means is decided in `purpose`; here is only how it is said to a person. Every
-phrase exists in English and in Simplified Chinese, or asking for it is an error: nobody gets a
-receipt of which half is missing.
+What counsel says of a purpose stands in the profile file, in both languages; here are the titles
+that head it on every screen, the rights, and how both are put together. Whatever is said exists
+in English and in Simplified Chinese: nobody gets a receipt of which half is missing.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from consent.purpose import TERMS, Profile, Purpose
+from consent.purpose import Ladder, Profile, Purpose
 
 
 class Language(StrEnum):
@@ -104,51 +104,6 @@ RIGHTS: Mapping[Profile, tuple[Right, ...]] = MappingProxyType(
     }
 )
 
-_ZH: Mapping[Purpose, str] = MappingProxyType(
-    {
-        Purpose.SERVICE_STATISTICS: "我们统计购买情况以经营门店；任何数字都不单独涉及您。",
-        Purpose.AGGREGATE_BENCHMARK: "我们把加了噪声的总数与其他品牌的总数作比较。",
-        Purpose.CONTACT: "我们就您的订单和您选择的资讯与您联系。",
-        Purpose.RECOMMENDATION: "我们根据您在本店购买和浏览的内容推荐商品。",
-        Purpose.CHURN_SCORING: "我们估计您是否可能不再光顾；价格绝不因此而不同。",
-        Purpose.AUTOMATED_MARKETING: "由计算机决定向您发送哪些优惠；您可以随时拒绝。",
-        Purpose.FEDERATED_TRAINING: "您的购买记录帮助我们与其他品牌共同训练模型；"
-        "记录留在本店，只有加了噪声的总和会离开。",
-        Purpose.LOOKALIKE: "联合模型在其他品牌的顾客中寻找与您相似的人。",
-        Purpose.AUDIENCE_OVERLAP: "我们统计与一家指明的合作方共有多少顾客。",
-        Purpose.THIRD_PARTY_SHARING: "我们把列明的有关您的信息提供给一家指明的合作方。",
-        Purpose.CROSS_BORDER: "列明的有关您的数据会发送给境外一家指明的机构。",
-        Purpose.SENSITIVE: "我们按随附说明的理由使用一类列明的敏感信息。",
-    }
-)
-
-_PHRASES_ZH: Mapping[str, str] = MappingProxyType(
-    {
-        "purchases": "购买记录",
-        "membership": "会员信息",
-        "purchases in total": "购买总额",
-        "contact": "联系方式",
-        "browsing": "浏览记录",
-        "responses": "对推荐的反应",
-        "service history": "服务记录",
-        "scores": "评分",
-        "model output": "模型结果",
-        "hashed contact": "经哈希处理的联系方式",
-        "listed fields": "列明的信息项",
-        "model updates": "模型更新",
-        "listed sensitive categories": "列明的敏感信息类别",
-        "this brand": "本品牌",
-        "the coordinator, as noisy sums": "协调方（仅加噪总和）",
-        "the processor that sends messages": "代发消息的受托方",
-        "the coordinator, as masked noisy sums": "协调方（仅加密加噪的总和）",
-        "the brands of the federation": "联合体内各品牌",
-        "named brands": "指明的品牌",
-        "one named partner, as a count": "一家指明的合作方（仅人数）",
-        "one named partner": "一家指明的合作方",
-        "one named entity abroad": "境外一家指明的机构",
-    }
-)
-
 _NAMES: Mapping[Purpose, Words] = MappingProxyType(
     {
         Purpose.SERVICE_STATISTICS: Words(en="Shop statistics", zh="经营统计"),
@@ -172,27 +127,28 @@ def title(purpose: Purpose) -> Words:
     return _NAMES[purpose]
 
 
-def describe(purpose: Purpose) -> Words:
-    """Return the one plain sentence about a purpose."""
-    return Words(en=TERMS[purpose].description, zh=_ZH[purpose])
+def describe(ladder: Ladder, purpose: Purpose) -> Words:
+    """Return the one plain sentence of a profile about a purpose."""
+    said = ladder.rules[purpose].description
+    return Words(en=said["en"], zh=said["zh-CN"])
 
 
-def data_of(purpose: Purpose) -> tuple[Words, ...]:
+def data_of(ladder: Ladder, purpose: Purpose) -> tuple[Words, ...]:
     """Return the categories of data that a purpose uses."""
-    return tuple(phrase(text) for text in TERMS[purpose].data)
+    return tuple(phrase(ladder, text) for text in ladder.rules[purpose].data)
 
 
-def recipients_of(purpose: Purpose) -> tuple[Words, ...]:
+def recipients_of(ladder: Ladder, purpose: Purpose) -> tuple[Words, ...]:
     """Return who gets anything derived from a purpose."""
-    return tuple(phrase(text) for text in TERMS[purpose].recipients)
+    return tuple(phrase(ladder, text) for text in ladder.rules[purpose].recipients)
 
 
-def phrase(text: str) -> Words:
-    """Return a phrase of the terms in both languages.
+def phrase(ladder: Ladder, text: str) -> Words:
+    """Return a category of data or a recipient of a profile in both languages.
 
     Raises:
-        ValueError: Nobody has translated the phrase.
+        ValueError: The profile does not say it in Chinese.
     """
-    if text not in _PHRASES_ZH:
-        raise ValueError(f"the phrase {text!r} of the terms must be said in Chinese too")
-    return Words(en=text, zh=_PHRASES_ZH[text])
+    if text not in ladder.words:
+        raise ValueError(f"the phrase {text!r} must be in the profile's words")
+    return Words(en=text, zh=ladder.words[text])

@@ -3,13 +3,21 @@
 Unknown keys are errors. Secrets are never in the file; they are made in `folder` by the node.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from consent import Profile, Purpose, Witnessing
+from consent import (
+    Controller,
+    LadderError,
+    Profile,
+    Purpose,
+    Witnessing,
+    packaged_profile,
+    parse_ladder,
+)
+from participant.brand import format_brand, parse_brand, quoted
 from participant.partners import SPREADING_KEYS, Spreading, format_spreading, parse_spreading
 from privacy import Budget
 
@@ -17,6 +25,7 @@ REQUIRED_COLUMNS = ("customer", "invoice", "item", "quantity", "price", "time")
 
 _PATHS = ("folder", "transactions", "products")
 _SECONDS = ("every_s", "max_age_s")
+_LONGEST_HANDLE_DAYS = 3650
 
 
 class ConfigError(ValueError):
@@ -37,12 +46,18 @@ class ParticipantConfig:
             description. Public, but its digest is part of each plan.
         columns: Which column of `transactions` holds each of `REQUIRED_COLUMNS`.
         profile: Law whose rules for consent apply.
+        profile_file: A profile file of the brand's own, which counsel edits; None takes the one
+            that comes with the package. Trusted: whoever can edit it decides what people are
+            asked, and what counts as their answer.
         budgets: Most that one data subject may lose for each purpose, for good. Trusted:
             whoever can raise it can spend more.
         cohort_floor: Fewest brands this node sums with; at least 3.
         spreading: Whom a withdrawal reaches, and how: the tables `recipients`, `senders`,
             `propagation` and `remedy`, and the key `on_withdraw`.
         witnessing: Who cosigns the node's log while it is served, and how often.
+        controller: Who answers for people's data; None issues no receipt and writes no register
+            of processing.
+        handle_days: Days until a handle that a person gets expires; 1 to 3650.
     """
 
     name: str
@@ -55,6 +70,9 @@ class ParticipantConfig:
     cohort_floor: int
     spreading: Spreading = field(default_factory=Spreading)
     witnessing: Witnessing = field(default_factory=Witnessing)
+    profile_file: Path | None = None
+    controller: Controller | None = None
+    handle_days: int = 30
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -64,9 +82,26 @@ class ParticipantConfig:
             )
         if self.cohort_floor < 3:
             raise ConfigError(f"cohort_floor must be at least 3, got {self.cohort_floor}")
+        if not 1 <= self.handle_days <= _LONGEST_HANDLE_DAYS:
+            raise ConfigError(
+                f"handle_days must be in [1, {_LONGEST_HANDLE_DAYS}], got {self.handle_days}"
+            )
         _verify_keys("columns", set(self.columns), required=set(REQUIRED_COLUMNS))
         if not self.budgets:
             raise ConfigError("at least one purpose needs a budget, got none")
+
+    def read_profile(self) -> str:
+        """Return the text of the profile file in force.
+
+        Raises:
+            ConfigError: It cannot be read.
+        """
+        if self.profile_file is None:
+            return packaged_profile(self.profile)
+        try:
+            return self.profile_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the profile_file {self.profile_file}") from error
 
 
 def load(path: Path) -> ParticipantConfig:
@@ -91,21 +126,29 @@ def load(path: Path) -> ParticipantConfig:
 def format_config(config: ParticipantConfig) -> str:
     """Write a configuration as TOML; `load` reads an equal one back, with absolute paths."""
     paths = {name: str(getattr(config, name).absolute()) for name in _PATHS}
-    lines = [f"name = {_quoted(config.name)}"]
-    lines += [f"{name} = {_quoted(path)}" for name, path in paths.items()]
+    lines = [f"name = {quoted(config.name)}"]
+    lines += [f"{name} = {quoted(path)}" for name, path in paths.items()]
     lines += [
-        f"profile = {_quoted(config.profile.value)}",
+        f"profile = {quoted(config.profile.value)}",
+        *(
+            [f"profile_file = {quoted(str(config.profile_file.absolute()))}"]
+            if config.profile_file is not None
+            else []
+        ),
         f"cohort_floor = {config.cohort_floor}",
         format_spreading(config.spreading)[0],
+        f"handle_days = {config.handle_days}",
         "",
         "[columns]",
-        *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
+        *(f"{name} = {quoted(column)}" for name, column in config.columns.items()),
     ]
     lines += _format_witnessing(config.witnessing)
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
         lines += [f"epsilon = {budget.epsilon!r}", f"delta = {budget.delta!r}"]
     lines += format_spreading(config.spreading)[1]
+    if config.controller is not None:
+        lines += format_brand(config.controller)
     return "\n".join(lines) + "\n"
 
 
@@ -114,18 +157,23 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         "the file",
         set(document),
         required={"name", "folder", "transactions", "products", "columns", "budgets"},
-        optional={"profile", "cohort_floor", "witnessing", *SPREADING_KEYS},
+        optional={
+            "profile",
+            "profile_file",
+            "cohort_floor",
+            "controller",
+            "handle_days",
+            "witnessing",
+            *SPREADING_KEYS,
+        },
     )
-    cohort_floor = document.get("cohort_floor", 3)
-    if type(cohort_floor) is not int:  # In Python `true` would be one.
-        raise ConfigError(f"cohort_floor must be an integer, got {cohort_floor!r}")
     try:
         spreading = parse_spreading(document, folder=folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     columns = _table(document["columns"], "columns")
     budgets = _table(document["budgets"], "budgets")
-    return ParticipantConfig(
+    config = ParticipantConfig(
         name=_text(document["name"], "name"),
         folder=folder / _text(document["folder"], "folder"),
         transactions=folder / _text(document["transactions"], "transactions"),
@@ -133,10 +181,20 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         columns={name: _text(column, f"columns.{name}") for name, column in columns.items()},
         profile=_profile(document.get("profile", Profile.EU_GDPR.value)),
         budgets={_purpose(name): _budget(name, value) for name, value in budgets.items()},
-        cohort_floor=cohort_floor,
+        cohort_floor=_integer(document.get("cohort_floor", 3), "cohort_floor"),
         spreading=spreading,
         witnessing=_witnessing(_table(document.get("witnessing", {}), "witnessing"), folder),
+        profile_file=(
+            folder / _text(document["profile_file"], "profile_file")
+            if "profile_file" in document
+            else None
+        ),
+        controller=_controller(document["controller"]) if "controller" in document else None,
+        handle_days=_integer(document.get("handle_days", 30), "handle_days"),
     )
+    if config.profile_file is None:
+        return config
+    return _with_own_profile(config, said="profile" in document)
 
 
 def _witnessing(table: Mapping[str, object], folder: Path) -> Witnessing:
@@ -158,13 +216,32 @@ def _witnessing(table: Mapping[str, object], folder: Path) -> Witnessing:
 def _format_witnessing(witnessing: Witnessing) -> list[str]:
     lines = [f"{name} = {getattr(witnessing, name)}" for name in _SECONDS]
     if witnessing.policy is not None:
-        lines.insert(0, f"policy = {_quoted(str(witnessing.policy.absolute()))}")
+        lines.insert(0, f"policy = {quoted(str(witnessing.policy.absolute()))}")
     return ["", "[witnessing]", *lines]
 
 
-def _quoted(text: str) -> str:
-    # A JSON string is a TOML string, but for surrogate pairs and the delete character.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _with_own_profile(config: ParticipantConfig, *, said: bool) -> ParticipantConfig:
+    """Take the law from the brand's own profile file, and refuse one that contradicts it."""
+    try:
+        found = parse_ladder(config.read_profile()).profile
+    except LadderError as error:
+        raise ConfigError(f"profile_file: {error}") from error
+    if said and found is not config.profile:
+        raise ConfigError(f"profile is {config.profile}, the profile_file is for {found}")
+    return replace(config, profile=found)
+
+
+def _controller(value: object) -> Controller:
+    try:
+        return parse_brand(value)
+    except ValueError as error:
+        raise ConfigError(f"controller: {error}") from error
+
+
+def _integer(value: object, where: str) -> int:
+    if type(value) is not int:  # In Python `true` would be one.
+        raise ConfigError(f"{where} must be an integer, got {value!r}")
+    return value
 
 
 def _budget(purpose: str, value: object) -> Budget:

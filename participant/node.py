@@ -18,6 +18,8 @@ from consent import (
     Identity,
     IdentityError,
     JsonValue,
+    Ladder,
+    LadderError,
     Log,
     LogError,
     NoteError,
@@ -31,18 +33,17 @@ from consent import (
     TrustPolicy,
     Watchtower,
     append_state_root,
-    ladder_of,
     needing_assessment,
     newest_state_root,
-    policy_digest,
 )
 from consent.cedar import CedarEngine
 from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
 from models.sums import Parameters, format_parameters
-from participant.config import ParticipantConfig
+from participant.config import ConfigError, ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
+from participant.declared import Declarations
 from participant.partners import HandleMode
 from participant.shared_handles import SharedHandles
 from participant.versions import PersonLineage, Versions
@@ -65,6 +66,11 @@ from privacy import (
 Clock: TypeAlias = Callable[[], int]
 
 STATE_ROOT_EVERY_MS = 24 * 60 * 60 * 1000
+
+
+_UNUSABLE = (
+    *(ConfigError, IdentityError, LadderError, LedgerError, LogError, OSError, RosterError),
+)
 
 
 class NodeError(Exception):
@@ -94,6 +100,7 @@ class Node:
         handles: Under which random names other brands know a person.
         outbox: The notices of withdrawal that wait for their recipients.
         withdrawals: The door for everything that a person takes back.
+        declared: The profile in force, who answers for the data, and what both were earlier.
     """
 
     def __init__(self, config: ParticipantConfig, *, clock: Clock, log: Log) -> None:
@@ -103,19 +110,23 @@ class Node:
         self.clock = clock
         self.log = log
         self.identity = Identity.load(folder / "identity.key")
+        self.declared = Declarations(
+            folder / "declared",
+            profile_text=config.read_profile(),
+            controller=config.controller,
+        )
         self.register = Register(
             log,
             pseudonym_key=(folder / "pseudonym.key").read_bytes(),
-            profile=config.profile,
+            profile=self.ladder,
         )
         self.rulebook = Rulebook(log)
         self.access = Access(CedarEngine(SHIPPED), log, activated=self.rulebook.active_digest)
-        needed = needing_assessment(ladder_of(config.profile))
-        self.assessments = Assessments(log, needed=needed)
+        self.assessments = Assessments(log, needed=needing_assessment(self.ladder))
         self.gate = Gate(
             self.register,
             log,
-            policy_digest=policy_digest(config.profile),
+            policy_digest=self.ladder.digest,
             checks=(self.assessments,),
         )
         self.tower = Watchtower(folder, self.identity, log, clock=clock)
@@ -181,7 +192,7 @@ class Node:
             except BaseException:
                 log.close()
                 raise
-        except (OSError, IdentityError, LedgerError, LogError, NoteError, RosterError) as error:
+        except _UNUSABLE as error:
             raise NodeError(f"the node in {config.folder} cannot be opened: {error}") from error
 
     @classmethod
@@ -213,6 +224,11 @@ class Node:
     def name(self) -> str:
         """The node's name in the consortium."""
         return self.config.name
+
+    @property
+    def ladder(self) -> Ladder:
+        """The profile in force, with all it says."""
+        return self.declared.ladder
 
     @property
     def card(self) -> MemberCard:
@@ -365,7 +381,7 @@ class Node:
             raise PlanError(f"plan {plan.name!r} names other keys than {self.name} has pinned")
         if plan.code_digest != code_digest():
             raise PlanError(f"plan {plan.name!r} is for other code than {self.name} runs")
-        if policy_digest(self.config.profile) not in plan.policies:
+        if self.ladder.digest not in plan.policies:
             raise PlanError(
                 f"plan {plan.name!r} names other consent rules than {self.name} follows"
             )

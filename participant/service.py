@@ -10,9 +10,10 @@ from consent import TrustPolicy, log_api
 from consent.cosigning import keeping_cosigned
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
-from participant import subject_api, withdrawal_api
+from participant import handle_api, rights_api, subject_api, withdrawal_api
 from participant.cosigning import cosigner_of
 from participant.handle import Handles, Limiter
+from participant.handle_api import HandleDesk
 from participant.node import Node
 from participant.propagating import Courier, Inbox
 from participant.subject import SubjectDesk
@@ -65,13 +66,16 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.desk = SubjectDesk(node, consent_days=settings.consent_days)
     app.state.handles = Handles.of(node)
+    app.state.desk = SubjectDesk(node, app.state.handles, consent_days=settings.consent_days)
+    app.state.handle_desk = HandleDesk(node, app.state.handles)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
     app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers or _configured(node))
     app.state.inbox = Inbox(node)
     app.include_router(subject_api.router)
     app.include_router(withdrawal_api.router)
+    app.include_router(rights_api.router)
+    app.include_router(handle_api.router)
     app.include_router(log_api.router)
     harden(app, largest_body_bytes=settings.largest_body_bytes)
     return app

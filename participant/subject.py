@@ -9,40 +9,49 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from consent import (
+    AccessDenied,
+    AccessRequest,
+    Action,
+    Circumstances,
     ConsentChoice,
     JsonValue,
     Ladder,
+    Language,
     LogError,
     Notice,
     Purpose,
+    Receipt,
     Register,
-    SealError,
+    Role,
     SubjectRef,
+    format_page,
 )
+from consent.circumstances import NOTHING_TOLD
 from consent.problems import Problem, RequestRefused
+from participant.declared import NotDeclared
+from participant.handle import Handles
 from participant.node import Node
+from participant.receipts import Receipts, UnknownRecord
+from participant.records import (
+    GUARDIANS,
+    RECORDS,
+    export_person,
+    newest_text,
+    own_entries,
+    own_events,
+    shown,
+    state_of,
+)
+from participant.rights import RequestKind, Rights, RightsError
 
 ANSWERS_KEPT_MS = 7 * 86_400_000
 MOST_ACTS = 200
 _DAY_MS = 86_400_000
 _REF = re.compile(r"[0-9a-f]{64}")
-_TABLE = """CREATE TABLE IF NOT EXISTS service_answer
-    (subject_ref TEXT NOT NULL, key BLOB NOT NULL, request BLOB NOT NULL, answer TEXT NOT NULL,
-    at INTEGER NOT NULL, PRIMARY KEY (subject_ref, key)) WITHOUT ROWID"""
 _INDEX = "CREATE INDEX IF NOT EXISTS service_answer_at ON service_answer (at)"
-# A merged person has several pseudonyms, and the acts under each are theirs.
-_OWN = """SELECT idx FROM sealed WHERE idx >= ? AND subject_ref IN
-    (SELECT ? UNION SELECT other.subject_ref FROM consent_ref AS mine
-    JOIN consent_ref AS other USING (row_no) WHERE mine.subject_ref = ?) ORDER BY idx LIMIT ?"""
-_SHOWN = frozenset(
-    {
-        *("type", "at", "given", "refused", "purposes", "notice", "channel", "expressed_at"),
-        *("until", "tier", "separate", "age", "reason", "record"),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +86,18 @@ class PseudonymRegister(Register):
 
 
 class SubjectDesk:
-    """Serves the data subjects of one node."""
+    """Serves the data subjects of one node.
 
-    def __init__(self, node: Node, *, consent_days: int) -> None:
+    Attributes:
+        rights: Their requests, for whoever answers them.
+    """
+
+    def __init__(self, node: Node, handles: Handles, *, consent_days: int) -> None:
         """Read the register.
 
         Args:
             node: The open node.
+            handles: What its receipts and its handles are made with.
             consent_days: Days until a consent that is given here expires; at least 1.
 
         Raises:
@@ -101,8 +115,9 @@ class SubjectDesk:
             profile=node.register.ladder,
         )
         self._withdrawals = node.withdrawals.known_by(self._register)
+        self.rights = Rights(node, self._register, handles)
+        self._receipts = Receipts(node, handles)
         with node.log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
             transaction.connection.execute(_INDEX)
 
     @property
@@ -119,13 +134,19 @@ class SubjectDesk:
         notice: Notice,
         channel: str,
         separate: bool,
+        told: Circumstances = NOTHING_TOLD,
     ) -> dict[str, JsonValue]:
         """Record what a person agrees to and what they refuse.
 
+        Who answers for the data, which record this one takes the place of and where a guardian
+        was verified is added to what was told of the circumstances.
+
         Raises:
-            RequestRefused: The notice, a purpose or the kind of act is not accepted.
+            RequestRefused: The notice, a purpose or the kind of act is not accepted, or the rules
+                do not permit it.
             LogError: The log cannot be written; nothing was recorded.
         """
+        self._judge(act.ref, Action.RECORD_CONSENT)
 
         def record(at: int) -> dict[str, JsonValue]:
             self._check_choice(given, notice, separate=separate)
@@ -138,6 +159,7 @@ class SubjectDesk:
                 expressed_at=at,
                 until=at + self._consent_days * _DAY_MS,
                 separate=separate,
+                circumstances=self._completed(act.ref, told),
             )
             (made,) = self._register.record_many([choice], at=at)
             if refused:
@@ -162,7 +184,8 @@ class SubjectDesk:
     def clear_objection(
         self, act: Act, purposes: frozenset[Purpose] | None
     ) -> dict[str, JsonValue]:
-        """Take an objection back."""
+        """Take an objection back; what was agreed to counts again."""
+        self._judge(act.ref, Action.RECORD_CONSENT)
         return self._about(act, self._register.clear_objection, purposes)
 
     def restrict(self, act: Act, purposes: frozenset[Purpose] | None) -> dict[str, JsonValue]:
@@ -172,32 +195,93 @@ class SubjectDesk:
     def clear_restriction(
         self, act: Act, purposes: frozenset[Purpose] | None
     ) -> dict[str, JsonValue]:
-        """End a restriction."""
+        """End a restriction; what was agreed to counts again."""
+        self._judge(act.ref, Action.RECORD_CONSENT)
         return self._about(act, self._register.clear_restriction, purposes)
+
+    def ask(
+        self, act: Act, kind: RequestKind, *, purposes: frozenset[Purpose], details: str
+    ) -> dict[str, JsonValue]:
+        """Open a request about a right; an objection or a restriction is done at once.
+
+        Raises:
+            RequestRefused: Too many are open, or the rules do not permit it.
+            LogError: The log cannot be written; nothing was recorded.
+        """
+        # What only narrows is not judged, see `_judge`.
+        if kind not in {RequestKind.OBJECTION, RequestKind.RESTRICTION}:
+            self._judge(act.ref, Action.MAKE_REQUEST)
+
+        def record(at: int) -> dict[str, JsonValue]:
+            try:
+                request = self.rights.open(act.ref, kind, at=at, purposes=purposes, details=details)
+            except RightsError as error:
+                raise RequestRefused(Problem.INVALID) from error
+            if request is None:
+                return {"request": None, "state": "answered", "due_at": None}
+            return {"request": request.request_id, "state": "open", "due_at": request.due_at}
+
+        return self._once(act, record)
+
+    def requests(self, ref: SubjectRef) -> dict[str, JsonValue]:
+        """Return a person's requests and what became of each."""
+        self._judge(ref, Action.READ_OWN_STATE)
+        return {"requests": self.rights.of(ref)}
+
+    def receipts(self, ref: SubjectRef) -> dict[str, JsonValue]:
+        """Return which receipts a person can get."""
+        self._judge(ref, Action.READ_OWN_STATE)
+        return {"receipts": self._receipts.listed(ref)}
+
+    def receipt(self, ref: SubjectRef, record_id: str) -> str:
+        """Return the receipt of a record, pending or final.
+
+        Raises:
+            RequestRefused: The record is not theirs, or nobody is declared who answers.
+            LogError: The log cannot be read.
+        """
+        self._judge(ref, Action.READ_OWN_STATE)
+        try:
+            return self._receipts.issue(ref, record_id)
+        except UnknownRecord as error:
+            raise RequestRefused(Problem.UNKNOWN_RECORD) from error
+        except NotDeclared as error:
+            raise RequestRefused(Problem.NOT_DECLARED) from error
+
+    def receipt_page(self, ref: SubjectRef, record_id: str, language: Language) -> str:
+        """Return the same as a page to print, without the secret.
+
+        Raises:
+            RequestRefused: As for the receipt.
+            LogError: The log cannot be read.
+        """
+        return format_page(self._receipts.read(self.receipt(ref, record_id)), language)
+
+    def read_receipt(self, text: str) -> Receipt:
+        """Return what a receipt of this node says.
+
+        Raises:
+            ReceiptError: It is not one.
+        """
+        return self._receipts.read(text)
+
+    def export(self, ref: SubjectRef) -> dict[str, JsonValue]:
+        """Return everything this node's consent register knows of a person, to take along.
+
+        Raises:
+            RequestRefused: Nobody is declared who answers for the data.
+            LogError: The log cannot be read.
+        """
+        self._judge(ref, Action.READ_OWN_STATE)
+        try:
+            return export_person(self._node, self._register, ref, requests=self.rights.of(ref))
+        except NotDeclared as error:
+            raise RequestRefused(Problem.NOT_DECLARED) from error
 
     def state(self, ref: SubjectRef) -> dict[str, JsonValue]:
         """Return where a person stands now, purpose by purpose."""
-        at = self._node.clock()
-        # Nobody writes meanwhile: all purposes are of one moment.
-        with self._node.log.reading():
-            standings, person = self._register.state(ref), self._register.person(ref)
-            purposes: list[JsonValue] = []
-            for purpose in Purpose:
-                standing = standings.get(purpose)
-                permitted = bool(self._register.mask([ref], purpose, at=at)[0])
-                purposes.append(
-                    {
-                        "purpose": str(purpose),
-                        "status": str(self._register.status(ref, purpose, at=at)),
-                        "permitted": permitted,
-                        "since": None if standing is None else standing.effective_at,
-                        "until": None if standing is None else standing.until,
-                        "separate": None if standing is None else standing.separate,
-                        "objected": bool(person.objected >> purpose.bit & 1),
-                        "restricted": bool(person.restricted >> purpose.bit & 1),
-                    }
-                )
-        return {"at": at, "profile": str(self._register.profile), "purposes": purposes}
+        self._judge(ref, Action.READ_OWN_STATE)
+        return state_of(self._node, self._register, ref)
 
     def history(self, ref: SubjectRef, *, start: int) -> dict[str, JsonValue]:
         """Return a person's own acts from an entry of the log on, each with its place there.
@@ -205,20 +289,14 @@ class SubjectDesk:
         Returns:
             At most `MOST_ACTS`; `next` is where to go on, None at the end.
         """
-        log = self._node.log
-        with log.reading() as connection:
-            rows = connection.execute(_OWN, (start, ref, ref, MOST_ACTS + 1)).fetchall()
-            indices = [int(index) for (index,) in rows if index < log.tree_size]
-            acts: list[JsonValue] = []
-            for index in indices[:MOST_ACTS]:
-                try:
-                    event = log.opened(index)
-                except SealError:
-                    # The key was destroyed between the question and this line.
-                    continue
-                shown = {name: value for name, value in event.items() if name in _SHOWN}
-                acts.append({"log_index": index, **shown})
-        more = indices[MOST_ACTS:]
+        self._judge(ref, Action.READ_OWN_STATE)
+        with self._node.log.reading():
+            entries = own_entries(self._node, ref, start=start, most=MOST_ACTS + 1)
+            acts: list[JsonValue] = [
+                {"log_index": index, **shown(event)}
+                for index, event in own_events(self._node, ref, entries[:MOST_ACTS])
+            ]
+        more = entries[MOST_ACTS:]
         return {"acts": acts, "next": more[0] if more else None}
 
     def notice(self, notice_id: str) -> dict[str, JsonValue]:
@@ -251,6 +329,8 @@ class SubjectDesk:
             if rules.separate and not separate:
                 # It would be recorded and have no effect, and the person would never know.
                 raise RequestRefused(Problem.SEPARATE_ACT_NEEDED)
+            if not self._node.declared.names_all(purpose):
+                raise RequestRefused(Problem.NOT_INFORMED)
         shown = (notice.version, notice.language, notice.sha256)
         try:
             versions = self.notice(notice.id)["versions"]
@@ -262,6 +342,29 @@ class SubjectDesk:
                     if shown == (version, language, sha256):
                         return
         raise RequestRefused(Problem.NOTICE_NOT_ACCEPTED)
+
+    def _judge(self, ref: SubjectRef, action: Action) -> None:
+        """Ask the access rules, before anything is read or written; a refusal is in the log.
+
+        What only narrows (taking back, objecting, restricting) is not asked about: the handle
+        has shown whose it is, and no rule of a brand may stand between a person and a no.
+        """
+        request = AccessRequest(actor=ref, role=Role.SUBJECT, action=action, owner=ref)
+        try:
+            self._node.access.judge_own(request, at=self._node.clock())
+        except AccessDenied as error:
+            raise RequestRefused(Problem.NOT_PERMITTED) from error
+
+    def _completed(self, ref: SubjectRef, told: Circumstances) -> Circumstances:
+        guardian = told.guardian
+        if guardian is None and self._register.person(ref).guardian:
+            guardian = newest_text(self._node, ref, GUARDIANS, "reference")
+        return replace(
+            told,
+            guardian=guardian,
+            controller=self._node.declared.controller_digest,
+            supersedes=newest_text(self._node, ref, RECORDS, "record"),
+        )
 
     def _about(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import auditing, officer, spreading, witnessing
+from tillpact import auditing, consenting, exchanging, officer, spreading, witnessing
 from tillpact.answers import (
     NO,
     WRONG,
@@ -65,6 +65,27 @@ model_app = typer.Typer(help="The models that a node keeps.", no_args_is_help=Tr
 app.add_typer(model_app, name="model")
 model_app.command("ls")(spreading.model_ls)
 model_app.command("retire")(spreading.model_retire)
+notice_app = typer.Typer(help="What people are shown.", no_args_is_help=True)
+consent_app.add_typer(notice_app, name="notice")
+consent_app.command("ladder")(consenting.consent_ladder)
+consent_app.command("state")(consenting.consent_state)
+consent_app.command("record")(consenting.consent_record)
+consent_app.command("withdraw")(consenting.consent_withdraw)
+consent_app.command("object")(consenting.consent_object)
+consent_app.command("restrict")(consenting.consent_restrict)
+consent_app.command("ask")(consenting.consent_ask)
+consent_app.command("request")(consenting.consent_request)
+consent_app.command("requests")(consenting.consent_requests)
+consent_app.command("answer")(consenting.consent_answer)
+consent_app.command("refuse")(consenting.consent_refuse)
+consent_app.command("handle-token")(consenting.consent_handle_token)
+consent_app.command("import")(exchanging.consent_import)
+consent_app.command("export")(exchanging.consent_export)
+consent_app.command("import-27560")(exchanging.consent_import_27560)
+consent_app.command("processing")(exchanging.consent_processing)
+notice_app.command("publish")(consenting.notice_publish)
+receipt_app.command("issue")(consenting.receipt_issue)
+receipt_app.command("finalise")(consenting.receipt_finalise)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
 

@@ -16,7 +16,7 @@ from consent.assessment import (
     needing_assessment,
     verify_assessed,
 )
-from consent.purpose import TERMS, is_separate, ladder_of
+from consent.purpose import is_separate, ladder_of
 
 Granting = Callable[..., AccessGrant]
 TRAINING = Purpose.FEDERATED_TRAINING
@@ -171,7 +171,7 @@ def test_a_step_that_could_not_have_been_taken_is_not_believed(
 
 @pytest.mark.parametrize("profile", Profile)
 def test_what_needs_an_act_of_its_own_needs_an_assessment(profile: Profile) -> None:
-    separate = {purpose for purpose in TERMS if is_separate(purpose, profile=profile)}
+    separate = {purpose for purpose in Purpose if is_separate(purpose, profile=profile)}
 
     assert separate <= needing_assessment(ladder_of(profile)) | {Purpose.CROSS_BORDER}
     assert Purpose.CROSS_BORDER in needing_assessment(ladder_of(Profile.CN_PIPL))

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consent import AgeBand, JsonValue, Notice, Profile, Purpose, Tier
-from consent.controller import Controller
+from consent.circumstances import ActKind, Circumstances, Screen, Source
+from consent.controller import (
+    Controller,
+    NamedRecipient,
+    PurposeDeclaration,
+    TransferMechanism,
+)
 from consent.instant import LATEST_MS
 from consent.interchange import (
     InterchangeError,
@@ -20,7 +27,7 @@ from consent.interchange import (
     format_kantara,
     parse_27560,
 )
-from consent.purpose import TERMS
+from consent.purpose import ladder_of, parse_ladder
 from consent.register import ConsentRecord
 from consent.sealed import SubjectRef
 from consent.vocabulary import CONTEXT
@@ -39,6 +46,19 @@ UNUSED = {
 }
 
 words = st.text('aé中 .<"', min_size=1, max_size=12).filter(lambda text: bool(text.strip()))
+
+
+circumstances = st.builds(
+    Circumstances,
+    source=st.sampled_from(Source),
+    act=st.none() | st.sampled_from(ActKind),
+    screen=st.none() | st.just(Screen(version="8.4.1", sha256="5c" * 32)),
+    shown_at=st.none() | st.integers(0, LATEST_MS),
+    operator=st.none() | st.just("staff/17"),
+    guardian=st.none() | st.just("file:2026/88"),
+    controller=st.none() | st.just("c0" * 32),
+    supersedes=st.none() | st.just("ab" * 16),
+)
 
 
 @st.composite
@@ -72,9 +92,20 @@ def records(draw: st.DrawFn) -> ConsentRecord:
         terms={purpose: draw(words) for purpose in said[:given_count]},
         age=draw(st.none() | st.sampled_from(list(AgeBand))),
         index=draw(st.integers(0, 2**53 - 1)),
+        policy=draw(st.sampled_from(["", "0f" * 32])),
+        circumstances=draw(circumstances),
     )
 
 
+PARTNER = NamedRecipient(
+    name="Partner Ltd",
+    contact="privacy@partner.example",
+    method="stores and compares",
+    data=("contact",),
+    country="SG",
+    mechanism=TransferMechanism.STANDARD_CONTRACT,
+    filing="SCC-1",
+)
 controllers = st.builds(
     replace,
     st.just(CONTROLLER),
@@ -90,6 +121,23 @@ controllers = st.builds(
     country=st.sampled_from(["DE", "CN", "US-CA"]),
     storage_location=st.sampled_from(["DE", "CN-31"]),
     retention=st.sampled_from(["P6M", "P30D", "P2Y"]),
+    officer=words,
+    security=words,
+    joint=st.sampled_from([(), ("Brand B", "Brand C")]),
+    purposes=st.dictionaries(
+        st.sampled_from(Purpose),
+        st.sampled_from(
+            [
+                PurposeDeclaration(retention_days=1),
+                PurposeDeclaration(recipients=(PARTNER, replace(PARTNER, name="Other"))),
+                PurposeDeclaration(
+                    categories=("precise location",),
+                    necessity=Words(en="to find the shop", zh="用于查找门店"),
+                    impact=Words(en="shows where you are", zh="会显示您的位置"),
+                ),
+            ]
+        ),
+    ),
 )
 
 
@@ -98,7 +146,8 @@ controllers = st.builds(
 def test_a_record_reads_back_as_it_was(record: ConsentRecord, controller: Controller) -> None:
     found = parse_27560(format_27560_record(record, controller))
 
-    assert (found.record, found.controller, found.receipt_id) == (record, controller, None)
+    assert (found.record, found.receipt_id) == (record, None)
+    assert found.controller == controller.about(record.given | record.refused)
 
 
 @settings(max_examples=30)
@@ -108,7 +157,8 @@ def test_a_receipt_reads_back_as_it_was(
 ) -> None:
     found = parse_27560(format_27560_receipt(record, controller, receipt_id=receipt_id))
 
-    assert (found.record, found.controller) == (record, controller)
+    assert found.record == record
+    assert found.controller == controller.about(record.given | record.refused)
     assert found.receipt_id == receipt_id
 
 
@@ -130,6 +180,8 @@ def test_no_field_of_a_record_is_lost_on_the_way() -> None:
         "terms",
         "age",
         "index",
+        "policy",
+        "circumstances",
     }
 
 
@@ -356,7 +408,9 @@ def test_kantara_says_what_was_given_and_leaves_refusals_out() -> None:
     assert document["piiControllers"][0]["piiController"] == CONTROLLER.name
     purposes = document["services"][0]["purposes"]
     assert [purpose["purposeCategory"] for purpose in purposes] == [["contact"], ["recommendation"]]
-    assert not any(purpose["thirdPartyDisclosure"] for purpose in purposes)
+    assert [purpose["thirdPartyDisclosure"] for purpose in purposes] == [False, True]
+    assert purposes[1]["thirdPartyName"] == "Letter Shop Ltd"
+    assert document["tillpact"]["circumstances"]["screen"]["version"] == "8.4.1"
     assert document["sensitive"] is False
 
 
@@ -367,9 +421,50 @@ def test_kantara_names_third_parties_and_sensitive_data() -> None:
     document = json.loads(format_kantara(record, CONTROLLER))
 
     assert document["sensitive"] is True
-    assert document["spiCat"] == list(TERMS[Purpose.SENSITIVE].data)
+    assert document["spiCat"] == ["listed sensitive categories"]
     lookalike = document["services"][0]["purposes"][0]
     assert lookalike["thirdPartyName"] == "named brands"
+
+
+def test_a_record_names_who_gets_data_abroad_and_why_sensitive_data_is_needed() -> None:
+    declared = {
+        Purpose.CROSS_BORDER: PurposeDeclaration(recipients=(PARTNER,)),
+        Purpose.SENSITIVE: PurposeDeclaration(
+            categories=("precise location",),
+            necessity=Words(en="to find the shop", zh="用于查找门店"),
+            impact=Words(en="shows where you are", zh="会显示您的位置"),
+        ),
+    }
+    record = replace(
+        RECORD, given=frozenset(declared), refused=frozenset(), profile=Profile.CN_PIPL
+    )
+    text = format_27560_record(record, replace(CONTROLLER, purposes=declared))
+    document = json.loads(text)
+    abroad, sensitive = document["dpv:hasProcess"]
+
+    (transfer,) = abroad["tillpact:transfers"]
+    assert transfer["dpv:hasLocation"] == "loc:SG"
+    assert (transfer["tillpact:mechanism"], transfer["tillpact:filing"]) == (
+        "standard_contract",
+        "SCC-1",
+    )
+    assert document["dpv:hasEntity"][transfer["dpv:hasRecipient"]]["dpv:hasName"] == "Partner Ltd"
+    assert sensitive["tillpact:necessity"]["en"] == "to find the shop"
+    assert sensitive["dpv:hasPersonalData"][-1]["skos:prefLabel"] == "precise location"
+    assert sensitive["tillpact:retentionDays"] == 180
+
+
+def test_a_document_is_read_with_the_profile_that_wrote_it() -> None:
+    own = resources.files("consent").joinpath("profiles", "eu-gdpr.toml").read_text("utf-8")
+    ladder = parse_ladder(own.replace("We write to you", "We may write to you"))
+    text = format_27560_record(RECORD, CONTROLLER, ladder=ladder)
+
+    assert "We may write to you" in text
+    assert parse_27560(text, ladder=ladder).record == RECORD
+    with pytest.raises(InterchangeError, match="is not what this version says"):
+        parse_27560(text)
+    with pytest.raises(ValueError, match="a record under eu-gdpr cannot be said by cn-pipl"):
+        format_27560_record(RECORD, CONTROLLER, ladder=ladder_of(Profile.CN_PIPL))
 
 
 def test_kantara_has_no_word_for_a_refusal() -> None:

@@ -21,6 +21,7 @@ from consent import (
     Register,
     SealError,
     Witness,
+    ladder_of,
 )
 from consent.canonical import format_canonical
 from consent.checkpoint import Checkpoint, sign_checkpoint
@@ -33,7 +34,6 @@ from consent.receipt import (
     ReceiptStatus,
     finalise_receipt,
     issue_receipt,
-    make_subject_key,
     verify_receipt,
 )
 from consent.register import ConsentRecord
@@ -221,8 +221,9 @@ def issue_for(record: ConsentRecord, identity: Identity) -> str:
         record,
         issuer=identity,
         controller=MAKE["CONTROLLER"],
+        ladder=MAKE["LADDER"],
         receipt_id=MAKE["RECEIPT_ID"],
-        subject_key=make_subject_key(),
+        subject_key=MAKE["SUBJECT_KEY"],
     )
 
 
@@ -390,6 +391,7 @@ def test_a_short_subject_key_is_not_signed() -> None:
             RECORD,
             issuer=LOG,
             controller=MAKE["CONTROLLER"],
+            ladder=MAKE["LADDER"],
             receipt_id=MAKE["RECEIPT_ID"],
             subject_key="1234",
         )
@@ -407,11 +409,31 @@ def test_a_receipt_that_would_be_too_long_is_not_signed() -> None:
         )
 
 
-def test_subject_keys_are_long_and_never_the_same() -> None:
-    keys = {make_subject_key() for _ in range(100)}
+def test_a_receipt_is_in_the_words_and_the_name_that_its_record_names() -> None:
+    wrong = [
+        (replace(RECORD, policy="00" * 32), {}, "must be in the words of the profile that its"),
+        (RECORD, {"ladder": ladder_of(Profile.CN_PIPL)}, "must be in the words of the profile"),
+        (
+            RECORD,
+            {"controller": replace(MAKE["CONTROLLER"], name="Brand B")},
+            "must name the controller that its record names",
+        ),
+    ]
+    for record, changes, message in wrong:
+        asked = {"controller": MAKE["CONTROLLER"], "ladder": MAKE["LADDER"], **changes}
+        with pytest.raises(ValueError, match=message):
+            issue_receipt(record, issuer=LOG, receipt_id="0f" * 16, subject_key="k" * 43, **asked)
 
-    assert len(keys) == 100
-    assert {len(key) for key in keys} == {43}
+
+def test_a_receipt_names_the_recipients_of_what_was_given_and_how_long_it_is_kept() -> None:
+    receipt = verify_receipt(PENDING, LOG.public)
+    contact, recommendation = receipt.given
+
+    assert (contact.retention_days, recommendation.retention_days) == (730, 90)
+    (named,) = receipt.controller.on(Purpose.RECOMMENDATION).recipients
+    assert (named.country, named.filing) == ("US", "SCC-2026-11")
+    assert receipt.circumstances == MAKE["TOLD"]
+    assert receipt.policy == MAKE["LADDER"].digest
 
 
 def _with(**changes: object) -> Callable[[], object]:
@@ -440,8 +462,9 @@ def test_a_controller_that_breaks_a_rule_is_refused(
 
 @pytest.mark.parametrize("profile", Profile)
 def test_a_receipt_can_be_issued_for_every_purpose_under_every_profile(profile: Profile) -> None:
+    ladder = ladder_of(profile)
     record = replace(RECORD, given=frozenset(Purpose), refused=frozenset(), profile=profile)
-    text = MAKE["issued"](record)
+    text = MAKE["issued"](replace(record, policy=ladder.digest), ladder=ladder)
     receipt: Receipt = verify_receipt(text, LOG.public)
 
     assert [line.purpose for line in receipt.given] == list(Purpose)

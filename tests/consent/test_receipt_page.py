@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from consent import Profile, Purpose
 from consent.instant import format_minute
 from consent.proof import format_proof
-from consent.purpose import TERMS
+from consent.purpose import ladder_of
 from consent.receipt import Receipt, finalise_receipt, verify_receipt
 from consent.receipt_page import format_page
 from consent.wording import RIGHTS, Language, Words, data_of, describe, phrase, recipients_of, title
@@ -148,18 +148,35 @@ def test_no_text_of_a_receipt_can_become_markup(text: str) -> None:
     assert found.articles == ["en", "zh-Hans"]
 
 
-def test_every_phrase_of_the_terms_is_said_in_both_languages() -> None:
+@pytest.mark.parametrize("profile", Profile)
+def test_every_phrase_of_a_profile_is_said_in_both_languages(profile: Profile) -> None:
+    ladder = ladder_of(profile)
     for purpose in Purpose:
-        said = (title(purpose), describe(purpose), *data_of(purpose), *recipients_of(purpose))
+        said = (
+            title(purpose),
+            describe(ladder, purpose),
+            *data_of(ladder, purpose),
+            *recipients_of(ladder, purpose),
+        )
         assert all(words.zh != words.en for words in said)
-        assert describe(purpose).en == TERMS[purpose].description
 
 
 def test_a_phrase_that_nobody_translated_is_refused() -> None:
-    with pytest.raises(ValueError, match="the phrase 'shoe size' of the terms must be said in"):
-        phrase("shoe size")
+    with pytest.raises(ValueError, match="the phrase 'shoe size' must be in the profile's words"):
+        phrase(ladder_of(Profile.EU_GDPR), "shoe size")
     with pytest.raises(ValueError, match="words must be printable and not empty in both languages"):
         Words(en="yes", zh=" ")
+
+
+def test_a_page_names_recipients_abroad_and_how_it_was_said() -> None:
+    english = read(format_page(RECEIPT, Language.EN)).words
+
+    assert "Letter Shop Ltd · privacy@letters.example" in english
+    assert "US · standard contract · SCC-2026-11" in english
+    assert "US · 标准合同 · SCC-2026-11" in english
+    assert "90 days" in english
+    assert "switch" in english
+    assert any(text.startswith("8.4.1, ") for text in english)
 
 
 @pytest.mark.parametrize(

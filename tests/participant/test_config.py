@@ -1,10 +1,14 @@
+import dataclasses
+import runpy
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consent import Profile, Purpose, Witnessing
+from consent import Profile, Purpose, Witnessing, packaged_profile
+from participant.brand import format_brand
 from participant.config import (
     REQUIRED_COLUMNS,
     ConfigError,
@@ -33,6 +37,7 @@ time = "at"
 epsilon = 3
 delta = 1e-5
 """
+MAKE = runpy.run_path(str(Path(__file__).parents[1] / "vectors" / "receipt" / "make.py"))
 names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,38}[a-z0-9]", fullmatch=True)
 budgets = st.builds(
     Budget,
@@ -48,6 +53,14 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+CONTROLLER = MAKE["CONTROLLER"]
+BRAND = "\n".join(format_brand(CONTROLLER))
+
+
+def is_line(text: str) -> bool:
+    return text.isprintable() and bool(text.strip()) and unicodedata.is_normalized("NFC", text)
+
+
 changes = st.fixed_dictionaries(
     {
         "name": names,
@@ -61,6 +74,10 @@ changes = st.fixed_dictionaries(
             every_s=st.integers(1, 60),
             max_age_s=st.integers(60, 9000),
         ),
+        "handle_days": st.integers(1, 3650),
+        "controller": st.none()
+        | st.builds(dataclasses.replace, st.just(CONTROLLER), name=texts.filter(is_line))
+        | st.just(dataclasses.replace(CONTROLLER, joint=("Brand B",), purposes={})),
     }
 )
 
@@ -184,6 +201,80 @@ def test_a_value_that_breaks_a_rule_is_named_with_its_file(
         load(path)
     assert str(refusal.value).startswith(f"{path}: ")
     assert str(refusal.value).endswith("; nothing was started")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "Brand A Retail"\n', "", "controller: name of controller is missing"),
+        ('country = "DE"', 'country = "DE"\nfax = "1"', "controller holds an unknown field 'fax'"),
+        ("withdraw_steps = 2", "withdraw_steps = 9", "must not need more steps than giving it"),
+        (', filing = "SCC-2026-11"', "", "the mechanism standard_contract must have a filing"),
+        ("purposes.recommendation]", "purposes.spam]", "'spam' is not a valid Purpose"),
+        (BRAND, "\ncontroller = 1", "controller: controller must be an object"),
+    ],
+)
+def test_a_controller_that_is_not_whole_is_named(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in BRAND
+    # Top-level keys come before the first table.
+    text = BRAND.replace(old, new).strip() + "\n"
+    path = write(tmp_path, text + GOOD if text.startswith("controller") else GOOD + text)
+
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_a_controller_may_leave_out_what_does_not_apply(tmp_path: Path) -> None:
+    short = BRAND.replace("joint = []\n", "").replace('data_subjects = ["customers"]\n', "")
+    assert short != BRAND
+
+    assert load(write(tmp_path, GOOD + short)).controller == CONTROLLER
+
+
+def test_a_profile_of_ones_own_decides_the_law(tmp_path: Path) -> None:
+    own = packaged_profile(Profile.CN_PIPL).replace("no_asking_days = 180", "no_asking_days = 365")
+    (tmp_path / "counsel.toml").write_text(own, encoding="utf-8")
+    config = load(write(tmp_path, 'profile_file = "counsel.toml"\n' + GOOD))
+
+    assert (config.profile, config.profile_file) == (Profile.CN_PIPL, tmp_path / "counsel.toml")
+    assert config.read_profile() == own
+    assert load(write(tmp_path, format_config(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "message"),
+    [
+        (None, "", "cannot read the profile_file"),
+        ("x = 1", "", "profile_file: the profile has keys that nobody knows: x"),
+        (
+            packaged_profile(Profile.CN_PIPL),
+            'profile = "eu-gdpr"\n',
+            "profile is eu-gdpr, the profile_file is for cn-pipl",
+        ),
+    ],
+)
+def test_a_profile_of_ones_own_that_cannot_be_used_is_refused(
+    tmp_path: Path, text: str | None, head: str, message: str
+) -> None:
+    if text is not None:
+        (tmp_path / "counsel.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, f'profile_file = "counsel.toml"\n{head}{GOOD}'))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("handle_days = 0", r"handle_days must be in \[1, 3650\], got 0"),
+        ("handle_days = true", "handle_days must be an integer, got True"),
+        ("profile_file = 3", "profile_file must be text, got 3"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(write(tmp_path, f"{line}\n{GOOD}"))
 
 
 @given(st.text(max_size=60))

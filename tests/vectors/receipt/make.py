@@ -16,16 +16,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from consent import (
     Checkpoint,
     Identity,
+    Ladder,
     Notice,
     Profile,
     Purpose,
     TrustPolicy,
     cosign,
+    ladder_of,
     sign_checkpoint,
 )
 from consent.canonical import JsonValue, format_canonical, parse_canonical
 from consent.chain import Opening, format_link
-from consent.controller import Controller
+from consent.circumstances import ActKind, Circumstances, Screen, format_circumstances
+from consent.controller import (
+    Controller,
+    NamedRecipient,
+    PurposeDeclaration,
+    TransferMechanism,
+    digest_of_controller,
+)
 from consent.merkle import inclusion_proof, leaf_hash, tree_root
 from consent.proof import TlogProof, format_opening, format_proof
 from consent.receipt import finalise_receipt, issue_receipt
@@ -44,6 +53,7 @@ CONTROLLER = Controller(
     contact="Data protection officer",
     email="privacy@brand-a.example",
     phone="+49 30 0000000",
+    officer="dpo@brand-a.example",
     authority="Berlin Commissioner for Data Protection",
     notice_url="https://brand-a.example/privacy",
     withdraw=Words(
@@ -53,6 +63,30 @@ CONTROLLER = Controller(
     give_steps=3,
     storage_location="DE",
     retention="P6M",
+    security="Keys at the node only, sealed entries, noise on everything that leaves it.",
+    purposes={
+        Purpose.RECOMMENDATION: PurposeDeclaration(
+            retention_days=90,
+            recipients=(
+                NamedRecipient(
+                    name="Letter Shop Ltd",
+                    contact="privacy@letters.example",
+                    method="prints and posts",
+                    data=("contact",),
+                    country="US",
+                    mechanism=TransferMechanism.STANDARD_CONTRACT,
+                    filing="SCC-2026-11",
+                ),
+            ),
+        )
+    },
+)
+LADDER = ladder_of(Profile.EU_GDPR)
+TOLD = Circumstances(
+    act=ActKind.SWITCH,
+    screen=Screen(version="8.4.1", sha256="5c" * 32),
+    shown_at=AT - 9000,
+    controller=digest_of_controller(CONTROLLER),
 )
 RECORD = ConsentRecord(
     record_id="ab" * 16,
@@ -70,6 +104,8 @@ RECORD = ConsentRecord(
     terms={Purpose.CONTACT: "1c" * 16, Purpose.RECOMMENDATION: "2d" * 16},
     age=None,
     index=3,
+    policy=LADDER.digest,
+    circumstances=TOLD,
 )
 RECEIPT_ID = "0f" * 16
 SUBJECT_KEY = "k" * 43
@@ -116,6 +152,8 @@ def event_of(record: ConsentRecord) -> dict[str, JsonValue]:
         "until": record.until,
         "tier": None,
         "separate": record.separate,
+        "policy": record.policy,
+        "circumstances": format_circumstances(record.circumstances),
     }
 
 
@@ -156,12 +194,17 @@ def forge(payload: bytes, *, header: dict[str, JsonValue] | bytes = HEADER) -> s
     return f"{signed}.{encode(LOG.sign_text(signed.encode()))}"
 
 
-def issued(record: ConsentRecord = RECORD, controller: Controller = CONTROLLER) -> str:
+def issued(
+    record: ConsentRecord = RECORD,
+    controller: Controller = CONTROLLER,
+    ladder: Ladder = LADDER,
+) -> str:
     """Return a pending receipt."""
     return issue_receipt(
         record,
         issuer=LOG,
         controller=controller,
+        ladder=ladder,
         receipt_id=RECEIPT_ID,
         subject_key=SUBJECT_KEY,
     )
@@ -222,6 +265,7 @@ def vectors() -> dict[str, Vector]:
         RECORD,
         issuer=OTHER,
         controller=CONTROLLER,
+        ladder=LADDER,
         receipt_id=RECEIPT_ID,
         subject_key=SUBJECT_KEY,
     )
