@@ -28,6 +28,7 @@ from consent.problems import Problem, RequestRefused, answer
 LARGEST_BODY_BYTES = 16_384
 _REQUEST = "http.request"
 _HEADERS = {
+    "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",

@@ -69,7 +69,8 @@ STATE_ROOT_EVERY_MS = 24 * 60 * 60 * 1000
 
 
 _UNUSABLE = (
-    *(ConfigError, IdentityError, LadderError, LedgerError, LogError, OSError, RosterError),
+    *(ConfigError, IdentityError, LadderError, LedgerError),
+    *(LogError, NoteError, OSError, RosterError),
 )
 
 
