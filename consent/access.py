@@ -8,7 +8,7 @@ whoever signs people in; it is trusted.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -23,6 +23,7 @@ GRANT_LIFE_MS = 300_000
 _MINUTE_MS = 60_000
 _ISSUED = object()
 _OPAQUE = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_NO_RULE = "no rule permits"
 _log = logging.getLogger(__name__)
 
 
@@ -282,6 +283,26 @@ class Access:
             index=index,
             issued_by=_ISSUED,
         )
+
+    def authorize_any(self, requests: Sequence[AccessRequest], *, at: int) -> AccessGrant:
+        """Do the same for somebody with several roles: in the first role that may do it.
+
+        One answer is logged. When no role may, it is the refusal that is nearest to a yes.
+
+        Args:
+            requests: The same request in each role; at least one.
+            at: Epoch milliseconds.
+        """
+        nearest = requests[0]
+        for request in requests:
+            try:
+                self._engine.judge(request)
+            except AccessDenied as refusal:
+                if not refusal.reason.startswith(_NO_RULE):
+                    nearest = request
+                continue
+            return self.authorize(request, at=at)
+        return self.authorize(nearest, at=at)
 
     def authorize_fields(self, fields: Mapping[str, JsonValue], *, at: int) -> AccessGrant:
         """Do the same for a request from outside; one that cannot be read is refused."""

@@ -8,16 +8,13 @@ verified from the key and a generation number, is stored nowhere and never logge
 import base64
 import binascii
 import hmac
-import os
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
 from consent import Log, SubjectRef
 from consent.problems import Problem, RequestRefused
-from participant.node import Node, NodeError
+from participant.node import Node, load_key
 
 _TABLE = """CREATE TABLE IF NOT EXISTS handle_generation
     (subject_ref TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID"""
@@ -53,7 +50,7 @@ class Handles:
             NodeError: The key file is damaged or can be read by others.
             LogError: The log cannot be written.
         """
-        return cls(node.log, key=_load_key(node.config.folder / "handle.key"))
+        return cls(node.log, key=load_key(node.config.folder / "handle.key"))
 
     def issue(self, ref: SubjectRef) -> str:
         """Return the handle of a data subject; a secret."""
@@ -168,21 +165,3 @@ def _decode(handle: str) -> bytes:
 
 def _not_authenticated() -> RequestRefused:
     return RequestRefused(Problem.NOT_AUTHENTICATED, headers={"WWW-Authenticate": "Bearer"})
-
-
-def _load_key(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != 32 or path.stat().st_mode & 0o077:
-            raise NodeError(
-                f"{path} must hold 32 bytes and be readable by its owner only; nothing was started"
-            ) from None
-        return key
-    key = secrets.token_bytes(32)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    return key

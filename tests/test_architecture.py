@@ -37,6 +37,7 @@ ROOMS = {
     "cryptography": {
         "consent.identity",
         "consent.sealed",
+        "participant.accounts",
         "privacy.noise",
         "privacy.roster",
         "privacy.secure_sum",
