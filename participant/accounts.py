@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
 
 from consent import Access, AccessGrant, AccessRequest, Action, JsonValue, Log, LogError, Role
+from consent.access import GRANT_LIFE_MS, STEP_UP_S
 from consent.event import CLOCK_TOLERANCE_MS
 from consent.topic import Told, Topic
 
@@ -34,6 +35,7 @@ _ISSUED = object()
 _STEP_S = 30
 _PAUSE_MS = 30_000
 _USED_EVERY_MS = 60_000
+_MOST_STANDING = 1000
 _TOKEN = re.compile(r"([0-9a-f]{16})\.([A-Za-z0-9_-]{43})")
 # Trusted: whoever can write these can sign in as anybody; the log shows what they then ask for.
 TABLES = (
@@ -158,10 +160,11 @@ class Accounts:
             raise ValueError(f"the key of the accounts must have 32 bytes, got {len(key)}")
         self._log, self._access, self._key, self._in_force = log, access, key, in_force
         self._topic = Topic(log, (PROPOSED, ADDED, CHANGED, REVOKED))
+        self._standing: dict[tuple[str, Action, str], AccessGrant] = {}
         with log.transaction() as transaction:
             for statement in TABLES:
                 transaction.connection.execute(statement)
-        self._load()
+        self.reload()
 
     def all(self) -> list[Account]:
         """Return every account, oldest first; also revoked ones and those not approved yet."""
@@ -200,7 +203,7 @@ class Accounts:
         with self._log.transaction():
             self._tell(PROPOSED, account, at=at, roles=_names(chosen), by=HOST)
             self._tell(ADDED, account, at=at, roles=_names(chosen), by=HOST, approver=HOST)
-        self._load()
+        self.reload()
         return self._issue(account, at=at)
 
     def revoke_by_host(self, account: str, *, at: int) -> None:
@@ -226,7 +229,7 @@ class Accounts:
         name = account or self._new_id()
         grant = self.authorize(session, Action.ROTATE_KEYS, about=name, at=at)
         self._tell(PROPOSED, name, at=at, roles=_names(chosen), by=grant.request.actor)
-        self._load()
+        self.reload()
         return name
 
     def approve(self, session: Session, account: str, *, at: int) -> Account:
@@ -253,7 +256,7 @@ class Accounts:
             by=known.proposer,
             approver=session.account,
         )
-        self._load()
+        self.reload()
         return self.account(account)
 
     def enrol(self, session: Session, account: str, *, at: int) -> Credentials:
@@ -363,7 +366,7 @@ class Accounts:
             NotSignedIn: The account was revoked meanwhile.
         """
         age = self.mfa_age_s(session, at=at)
-        if not self.roles(session) & SERVICES and (age is None or age > 300):
+        if not self.roles(session) & SERVICES and (age is None or age > STEP_UP_S):
             raise AccountError("a new token needs a second factor of at most five minutes")
         return self._issue(session.account, at=at, keep=session.token_id)
 
@@ -406,13 +409,34 @@ class Accounts:
             at=at,
         )
 
-    def verify(self) -> None:
-        """Read the whole log and raise `LogError` unless it gives these accounts."""
-        self._topic.verify()
-        if self._accounts != _replay(self._topic.events()):
-            raise LogError("the accounts in memory are not those that the log adds up to")
+    def authorize_standing(
+        self, session: Session, action: Action, *, about: str, at: int
+    ) -> AccessGrant:
+        """Do the same for what is asked again and again.
 
-    def _load(self) -> None:
+        The rules are asked, and the answer is logged, once in five minutes: as long as a grant
+        is good. A revoked account is out at once all the same.
+
+        Raises:
+            AccessDenied: No role of the account may do it now.
+            NotSignedIn: The account was revoked meanwhile.
+        """
+        asked = (session.token_id, action, about)
+        known, roles = self._standing.get(asked), self.roles(session)
+        is_good = known is not None and known.request.role in roles
+        if known is None or not is_good or not 0 <= at - known.at < GRANT_LIFE_MS:
+            if len(self._standing) > _MOST_STANDING:
+                self._standing.clear()
+            known = self.authorize(session, action, about=about, at=at)
+            self._standing[asked] = known
+        return known
+
+    def reload(self) -> None:
+        """Read everything again, as after a commit that failed.
+
+        Raises:
+            LogError: The log cannot be read, or its events about accounts do not add up.
+        """
         self._accounts = _replay(self._topic.events())
         with self._log.reading() as connection:
             tokens = connection.execute(
@@ -429,6 +453,12 @@ class Accounts:
             str(account): (int(at), str(token_id)) for account, at, token_id in factors
         }
 
+    def verify(self) -> None:
+        """Read the whole log and raise `LogError` unless it gives these accounts."""
+        self._topic.verify()
+        if self._accounts != _replay(self._topic.events()):
+            raise LogError("the accounts in memory are not those that the log adds up to")
+
     def _tell(self, kind: str, account: str, *, at: int, **fields: JsonValue) -> None:
         self._topic.append({**_event(kind, account, at=at), **fields})
 
@@ -440,7 +470,7 @@ class Accounts:
             transaction.connection.execute(
                 "DELETE FROM account_token WHERE account = ?", (account,)
             )
-        self._load()
+        self.reload()
 
     def _issue(self, account: str, *, at: int, keep: str = "") -> Credentials:
         token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
@@ -453,7 +483,7 @@ class Accounts:
                 "INSERT INTO account_token VALUES (?, ?, ?, ?, 0)",
                 (token_id, account, _digest(token), expires_at),
             )
-        self._load()
+        self.reload()
         is_person = not self.account(account).roles & SERVICES
         uri = self._factor(account).get_provisioning_uri(account, self._log.origin)
         return Credentials(
@@ -470,7 +500,7 @@ class Accounts:
                 "DELETE FROM account_token WHERE account = ? AND token_id <> ? AND expires_at < ?",
                 (known.account, token_id, known.expires_at),
             )
-        self._load()
+        self.reload()
 
     def _step_of(self, account: str, code: str, *, at: int) -> int | None:
         """Return the time step whose code it is, of now and its two neighbours."""
