@@ -94,6 +94,19 @@ class Account:
         """Whether it can sign in."""
         return bool(self.roles) and self.revoked_at is None
 
+    def format(self) -> dict[str, JsonValue]:
+        """Return the account as JSON; there is no secret in it."""
+        return {
+            "account": self.account,
+            "roles": _names(self.roles),
+            "active": self.is_active,
+            "added_at": self.added_at,
+            "revoked_at": self.revoked_at,
+            "proposed": None if self.proposed is None else _names(self.proposed),
+            "proposer": self.proposer,
+            "approver": self.approver,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:

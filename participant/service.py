@@ -9,9 +9,11 @@ from fastapi import FastAPI
 from consent import TrustPolicy, Witness, log_api
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
-from participant import subject_api
+from participant import gate_api, officer_api, staff_api, subject_api
+from participant.decisions import GateDesk
 from participant.handle import Handles, Limiter
 from participant.node import Node
+from participant.officer import OfficerDesk
 from participant.subject import SubjectDesk
 
 
@@ -43,10 +45,15 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     settings = settings or ServiceSettings()
     witness = Witness(node.config.folder / "witness.sqlite", node.identity)
 
+    gate_desk = GateDesk(node)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
-        witness.close()
+        try:
+            gate_desk.close()
+        finally:
+            witness.close()
 
     app = FastAPI(
         title="Tillpact node",
@@ -61,9 +68,17 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     app.state.handles = Handles.of(node)
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
     app.state.log_desk = LogDesk(node.log, witness, peers=settings.peers, clock=node.clock)
+    app.state.gate_desk = gate_desk
+    app.state.officer_desk = OfficerDesk(node)
+    app.state.staff_limiter = Limiter(per_minute=staff_api.REQUESTS_PER_MINUTE)
     app.include_router(subject_api.router)
+    app.include_router(staff_api.router)
+    app.include_router(officer_api.router)
+    app.include_router(gate_api.router)
+    staff_api.answer_refusals(app)
+    gate_api.answer_gate_refusals(app)
     app.include_router(log_api.router)
-    harden(app, largest_body_bytes=settings.largest_body_bytes)
+    harden(app, largest_body_bytes=settings.largest_body_bytes, bodies=gate_api.BODIES)
     return app
 
 

@@ -27,6 +27,7 @@ ROOMS = {
         "participant.client_app",
         "models.exchange",
     },
+    "pyarrow": {"participant.gate_api"},
     "pandas": {"participant.customers", "tillpact.sample.build"},
     "scipy": {
         "privacy.accounting",
@@ -55,11 +56,19 @@ ROOMS = {
     "fastapi": {
         "consent.log_api",
         "consent.serving",
+        "participant.gate_api",
+        "participant.officer_api",
         "participant.service",
+        "participant.staff_api",
         "participant.subject_api",
     },
     "httpx": {"consent.witnessing"},
-    "pydantic": {"participant.subject_api"},
+    "pydantic": {
+        "participant.gate_api",
+        "participant.officer_api",
+        "participant.staff_api",
+        "participant.subject_api",
+    },
     "starlette": {"consent.problems", "consent.serving"},
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
