@@ -124,16 +124,21 @@ class OfficerDesk:
                     found.append({"index": entry.index, **event})
         return {"events": found, "next": last if last < stop else None, "size": size}
 
-    def erase(self, session: Session, subject_id: str) -> dict[str, JsonValue]:
-        """Erase a person, also from the files of cases.
+    def erase(self, session: Session, key: str, subject_id: str) -> dict[str, JsonValue]:
+        """Erase a person, also from the files of cases, once for each Idempotency-Key.
 
         Raises:
             AccessDenied: Only an operator with a fresh second factor may.
             LogError: Not everything could be destroyed; try again.
         """
+        request: dict[str, JsonValue] = {"address": "erasures", "body": {"subject": subject_id}}
+        kept = self.kept.find(session, key, request)
+        if kept is not None:
+            return kept
+        # Outside of a transaction: what destroys keys cannot be taken back with it.
         index = erase_subject(self.node, session, subject_id)
         self.cases.forget(self.node.register.subject_ref(subject_id))
-        return {"log_index": index}
+        return self.kept.once(session, key, request, lambda: {"log_index": index})
 
     def export(
         self,

@@ -366,9 +366,7 @@ def approve_assessment(desk: Desk, session: Staff, key: Key, body: AssessmentBod
 @router.post("/v1/erasures", responses=STAFF_WRITE)
 def erase(desk: Desk, session: Staff, key: Key, body: SubjectBody) -> Answer:
     """Destroy what is held about a person, also in the files of cases."""
-    return once(
-        desk, session, key, ("erasures", body), lambda _node: desk.erase(session, body.subject)
-    )
+    return desk.erase(session, key, body.subject)
 
 
 def _describe(made: Credentials) -> Answer:
