@@ -73,7 +73,7 @@ ROOMS = {
     "uvicorn": {"consent.serving"},
     "jinja2": {"tillpact.report"},
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
-    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
+    "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer", "tillpact.staff"},
     "packaging": {"tillpact.doctor"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}

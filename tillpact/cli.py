@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import officer
+from tillpact import officer, staff
 from tillpact.answers import NO, WRONG, complain, print_json, read_policy, read_text, say
 
 if TYPE_CHECKING:
@@ -31,6 +31,21 @@ app.add_typer(audit_app, name="audit")
 audit_app.command("ls")(officer.audit_ls)
 audit_app.command("show")(officer.audit_show)
 audit_app.command("proof")(officer.audit_proof)
+audit_app.command("dossier")(staff.audit_dossier)
+audit_app.command("dossier-verify")(staff.audit_dossier_verify)
+account_app = typer.Typer(help="Accounts of a node's staff and services.", no_args_is_help=True)
+app.add_typer(account_app, name="account")
+account_app.command("add")(staff.account_add)
+account_app.command("approve")(staff.account_approve)
+account_app.command("ls")(staff.account_ls)
+account_app.command("roles")(staff.account_roles)
+account_app.command("revoke")(staff.account_revoke)
+account_app.command("renew")(staff.account_renew)
+case_app = typer.Typer(help="Why an officer may see one dossier.", no_args_is_help=True)
+app.add_typer(case_app, name="case")
+case_app.command("open")(staff.case_open)
+case_app.command("approve")(staff.case_approve)
+case_app.command("ls")(staff.case_ls)
 evidence_app = typer.Typer(help="What an officer takes away, as one file.", no_args_is_help=True)
 app.add_typer(evidence_app, name="evidence")
 evidence_app.command("build")(officer.evidence_build)
