@@ -266,7 +266,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
         bool, typer.Option("--insecure-listen", help="Serve a network without TLS.")
     ] = False,
 ) -> None:
-    """Serve a node's data subjects, its log and its peers over HTTP, until SIGTERM."""
+    """Serve a node's data subjects, staff, services, log and peers over HTTP, until SIGTERM."""
     from consent import LogError  # noqa: PLC0415
     from consent.serving import Listening, ServiceError  # noqa: PLC0415
     from participant.config import ConfigError, load  # noqa: PLC0415
