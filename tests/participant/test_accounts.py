@@ -342,6 +342,31 @@ def test_an_account_event_that_could_not_have_happened_closes_the_node(desk: Des
         accounts.reload()
 
 
+def test_an_approval_by_its_own_proposer_in_the_log_closes_the_node(governed: Desk) -> None:
+    accounts, clock = governed.node.accounts, governed.clock
+    made = governed.add(Role.OPERATOR)
+    name = accounts.propose(governed.fresh(made), [Role.SCIENTIST], at=clock())
+    fields = {"roles": ["scientist"], "by": made.account, "approver": made.account}
+    accounts._tell("account.added", name, at=clock(), **fields)
+
+    with pytest.raises(LogError, match="is a step of an account that could not have been taken"):
+        accounts.reload()
+
+
+def test_with_several_roles_the_one_that_may_is_asked_and_one_answer_logged(desk: Desk) -> None:
+    author, approver = desk.add(Role.POLICY_AUTHOR), desk.add(Role.POLICY_APPROVER)
+    both = desk.add(Role.ENGINEER, Role.OPERATOR)
+    activate_rules(desk.node, author=desk.fresh(author), approver=desk.fresh(approver))
+    session, size = desk.fresh(both), desk.node.log.tree_size
+    authorize = desk.node.accounts.authorize
+    grant = authorize(session, Action.READ_REGISTER, about="x", at=desk.clock())
+    with pytest.raises(AccessDenied, match="no rule permits cosign to the role engineer"):
+        authorize(session, Action.COSIGN, about="x", at=desk.clock())
+
+    assert grant.request.role is Role.OPERATOR
+    assert kinds(desk.node, after=size) == ["access.allowed", "access.denied"]
+
+
 def test_the_key_of_the_accounts_must_be_whole(desk: Desk) -> None:
     with pytest.raises(ValueError, match="the key of the accounts must have 32 bytes, got 3"):
         type(desk.node.accounts)(desk.node.log, desk.node.access, key=b"abc", in_force=lambda: True)

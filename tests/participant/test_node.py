@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consent import Identity, Purpose, verify_published
+from consent import AccessDenied, Action, Identity, Purpose, Role, verify_published
 from models.plan import PlanError
+from participant.accounts import Session
+from participant.governance import appoint_sample, approve_plan
 from participant.node import STATE_ROOT_EVERY_MS, Node, NodeError, system_clock
 from privacy import Budget, Roster, RosterError
 from tests.federation.synthetic import (
@@ -205,6 +207,29 @@ def test_a_plan_expires_at_its_very_millisecond(federation: Federation) -> None:
     federation.clock.now += 1
     with pytest.raises(PlanError, match="has expired"):
         approve(node, plan)
+
+
+def test_a_grant_for_another_plan_signs_nothing(federation: Federation) -> None:
+    node, plan = federation.nodes["amber"], federation.plan()
+    session = appoint_sample(node, Role.OPERATOR)
+    grant = node.accounts.authorize(
+        session, Action.APPROVE_PLAN, about="another", author="coordinator", at=node.clock()
+    )
+
+    with pytest.raises(AccessDenied, match="the grant is not one to approve_plan"):
+        node.approve(plan, grant=grant)
+    officer = federation.nodes["birch"]
+    with pytest.raises(AccessDenied, match="no rule permits approve_plan"):
+        approve_plan(officer, engineer_of(officer), plan)
+    assert "plan.approved" not in [*kinds(node), *kinds(officer)]
+
+
+def engineer_of(node: Node) -> Session:
+    one, two = appoint_sample(node, Role.OPERATOR), appoint_sample(node, Role.OPERATOR)
+    name = node.accounts.propose(one, [Role.ENGINEER], at=node.clock())
+    node.accounts.approve(two, name, at=node.clock())
+    made = node.accounts.enrol(two, name, at=node.clock())
+    return node.accounts.sign_in(made.token, at=node.clock())
 
 
 def test_an_approved_plan_is_kept_signed_and_logged(federation: Federation) -> None:

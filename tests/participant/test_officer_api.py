@@ -86,6 +86,18 @@ def test_nobody_unseals_alone(staff: Staff) -> None:
     assert "unseal.done" not in kinds(staff.node)
 
 
+def test_a_dossier_goes_to_who_asked_and_a_new_request_needs_a_new_approval(staff: Staff) -> None:
+    case = approved_case(staff)
+    staff.officer.step_up()
+    approver = staff.second.get(f"/v1/cases/{case}/dossier")
+    first = staff.officer.get(f"/v1/cases/{case}/dossier")
+    staff.officer.post(f"/v1/cases/{case}/unseal")
+    again = staff.officer.get(f"/v1/cases/{case}/dossier")
+
+    assert first.status_code == 200
+    assert problem(approver) == problem(again) == (409, "step-not-possible")
+
+
 def test_a_stale_second_factor_neither_approves_nor_hands_out(staff: Staff) -> None:
     case = staff.officer.post("/v1/cases", CASE).json()["case"]
     staff.officer.post(f"/v1/cases/{case}/unseal")
