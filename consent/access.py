@@ -8,7 +8,7 @@ whoever signs people in; it is trusted.
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -312,6 +312,23 @@ class Access:
             reason = "access could not be decided, which is a refusal"
             self._deny(self._event("access.denied", request, at=at), reason)
             raise AccessDenied(reason) from error
+
+    def authorize_any(self, requests: Sequence[AccessRequest], *, at: int) -> AccessGrant:
+        """Do the same for somebody with several roles: in the first role that may do it.
+
+        One answer is logged. When no role may, it is the refusal of the first.
+
+        Args:
+            requests: The same request in each role; at least one.
+            at: Epoch milliseconds.
+        """
+        for request in requests:
+            try:
+                self._engine.judge(request)
+            except AccessDenied:
+                continue
+            return self.authorize(request, at=at)
+        return self.authorize(requests[0], at=at)
 
     def authorize_fields(self, fields: Mapping[str, JsonValue], *, at: int) -> AccessGrant:
         """Do the same for a request from outside; one that cannot be read is refused."""

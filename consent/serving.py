@@ -8,10 +8,10 @@ request is logged.
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import uvicorn
@@ -27,6 +27,7 @@ from consent.problems import Problem, RequestRefused, answer
 
 LARGEST_BODY_BYTES = 16_384
 _REQUEST = "http.request"
+_JSON = "application/json"
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -70,13 +71,33 @@ class Listening:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyRule:
+    """What may be sent to one address that takes other bodies than the rest.
+
+    Attributes:
+        largest_bytes: Longest body.
+        media_type: Its only Content-Type.
+    """
+
+    largest_bytes: int
+    media_type: str = _JSON
+
+
 class Envelope:
     """Around every answer: a limit for the body, and the headers that every answer has."""
 
-    def __init__(self, app: ASGIApp, *, largest_body_bytes: int) -> None:
-        """Wrap an application."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        largest_body_bytes: int,
+        bodies: Mapping[str, BodyRule] = MappingProxyType({}),
+    ) -> None:
+        """Wrap an application; `bodies` names the addresses with a rule of their own."""
         self._app = app
-        self._largest_body_bytes = largest_body_bytes
+        self._rule = BodyRule(largest_bytes=largest_body_bytes)
+        self._bodies = dict(bodies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -93,32 +114,31 @@ class Envelope:
                     headers.setdefault(name, value)
             await send(message)
 
-        body = await self._read(scope, receive)
+        rule = self._bodies.get(str(scope["path"]), self._rule)
+        body = await _read(scope, receive, largest_bytes=rule.largest_bytes)
         if body is None:
             await answer(Problem.BODY_TOO_LARGE)(scope, receive, send_with_headers)
-        elif body and not _is_json(scope):
-            await answer(Problem.NOT_JSON)(scope, receive, send_with_headers)
+        elif body and not _is_of(scope, rule.media_type):
+            wrong = Problem.NOT_JSON if rule.media_type == _JSON else Problem.NOT_ARROW
+            await answer(wrong)(scope, receive, send_with_headers)
         else:
             await self._app(scope, _once(body, receive), send_with_headers)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body, or None when it is too large."""
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > self._largest_body_bytes:
-            return None
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message["type"] == _REQUEST and message.get("more_body", False)
-            if len(body) > self._largest_body_bytes:
-                return None
-        return bytes(body)
 
+def harden(
+    app: FastAPI,
+    *,
+    largest_body_bytes: int = LARGEST_BODY_BYTES,
+    bodies: Mapping[str, BodyRule] = MappingProxyType({}),
+) -> None:
+    """Put the envelope around an application, and a problem in the place of every fault.
 
-def harden(app: FastAPI, *, largest_body_bytes: int = LARGEST_BODY_BYTES) -> None:
-    """Put the envelope around an application, and a problem in the place of every fault."""
-    app.add_middleware(Envelope, largest_body_bytes=largest_body_bytes)
+    Args:
+        app: The application.
+        largest_body_bytes: Longest body that is read.
+        bodies: Addresses that take other bodies than the rest.
+    """
+    app.add_middleware(Envelope, largest_body_bytes=largest_body_bytes, bodies=bodies)
     _answer_faults(app)
 
 
@@ -185,6 +205,21 @@ def _answer_faults(app: FastAPI) -> None:
         return answer(Problem.FAULT)
 
 
+async def _read(scope: Scope, receive: Receive, *, largest_bytes: int) -> bytes | None:
+    """Return the body, or None when it is too large."""
+    length = Headers(scope=scope).get("content-length", "0")
+    if not length.isdecimal() or int(length[:20]) > largest_bytes:
+        return None
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message["type"] == _REQUEST and message.get("more_body", False)
+        if len(body) > largest_bytes:
+            return None
+    return bytes(body)
+
+
 def _once(body: bytes, receive: Receive) -> Receive:
     told = False
 
@@ -198,10 +233,10 @@ def _once(body: bytes, receive: Receive) -> Receive:
     return receive_body
 
 
-def _is_json(scope: Scope) -> bool:
-    """Tell whether a body may be sent here: a witness takes text, everybody else JSON."""
+def _is_of(scope: Scope, media_type: str) -> bool:
+    """Tell whether a body may be sent here: a witness takes text, nearly all others JSON."""
     kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
-    return kind == "application/json" or not str(scope["path"]).startswith("/v1/")
+    return kind == media_type or not str(scope["path"]).startswith("/v1/")
 
 
 def _is_loopback(host: str) -> bool:

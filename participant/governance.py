@@ -1,57 +1,130 @@
-"""Put a brand's access rules and impact assessments in force: two people, each step in the log.
+"""What staff decide on a node, each step asked of `Access` by a signed-in account.
 
 Nothing here is decided by the toolkit. One person proposes and drafts, another approves; the
-gate opens no purpose whose profile asks for an assessment before that.
+gate opens no purpose whose profile asks for an assessment before that. How fresh a second factor
+is comes from the node's accounts and never from the caller.
 """
 
+import secrets
 from collections.abc import Mapping
 
-from consent import AccessGrant, AccessRequest, Action, PolicyFiles, Purpose, Role
+from consent import (
+    Action,
+    Assessment,
+    AssessmentError,
+    PolicyError,
+    PolicyFiles,
+    Proposal,
+    Purpose,
+    Role,
+)
 from consent.cedar import CedarEngine
 from consent.policy import SHIPPED
+from models.plan import Plan
+from participant.accounts import Session, code_of
 from participant.node import Node
 
 
-def activate_rules(node: Node, *, author: str, approver: str) -> str:
-    """Put the shipped access rules in force on a node.
+def propose_rules(node: Node, session: Session) -> Proposal:
+    """Propose the shipped access rules.
+
+    Raises:
+        AccessDenied: Only a policy author may.
+        PolicyError: The files cannot be read.
+    """
+    files, at = PolicyFiles.read(SHIPPED), node.clock()
+    grant = node.accounts.authorize(session, Action.PROPOSE_POLICY, about=files.digest, at=at)
+    return node.rulebook.propose(files, grant=grant, at=at)
+
+
+def approve_rules(node: Node, session: Session, index: int) -> Proposal:
+    """Approve proposed rules as a second person.
+
+    Raises:
+        AccessDenied: Only a policy approver may, and not its own proposal.
+        PolicyError: There is no such proposal, or it was approved before.
+    """
+    proposal, at = _proposal(node, index), node.clock()
+    grant = node.accounts.authorize(
+        session, Action.APPROVE_POLICY, about=proposal.digest, author=proposal.author, at=at
+    )
+    return node.rulebook.approve(index, grant=grant, at=at)
+
+
+def activate_proposal(node: Node, session: Session, index: int) -> Proposal:
+    """Put approved rules in force.
+
+    Raises:
+        AccessDenied: Only a policy approver with a fresh second factor may.
+        PolicyError: There is no such proposal, nobody approved it, or it is stale.
+    """
+    proposal, at = _proposal(node, index), node.clock()
+    grant = node.accounts.authorize(
+        session, Action.ACTIVATE_POLICY, about=proposal.digest, author=proposal.author, at=at
+    )
+    return node.rulebook.activate(index, CedarEngine(SHIPPED), grant=grant, at=at)
+
+
+def activate_rules(node: Node, *, author: Session, approver: Session) -> str:
+    """Propose, approve and activate the shipped rules; return their digest.
 
     Args:
         node: An open node.
-        author: Account that proposes them.
-        approver: Account of another person, who approves and activates them.
-
-    Returns:
-        Digest of the rules in force.
+        author: A policy author.
+        approver: Another person, a policy approver with a fresh second factor.
 
     Raises:
-        AccessDenied: the rules do not let these people do that.
-        PolicyError: author and approver are the same.
+        AccessDenied: The rules do not let these people do that.
+        PolicyError: Author and approver are the same.
     """
-    files = PolicyFiles.read(SHIPPED)
-    propose = _grant(node, Role.POLICY_AUTHOR, Action.PROPOSE_POLICY, files.digest, actor=author)
-    proposal = node.rulebook.propose(files, grant=propose, at=node.clock())
-    approve = _grant(
-        node,
-        Role.POLICY_APPROVER,
-        Action.APPROVE_POLICY,
-        files.digest,
-        actor=approver,
-        author=author,
+    index = propose_rules(node, author).index
+    approve_rules(node, approver, index)
+    return activate_proposal(node, approver, index).digest
+
+
+def draft_assessment(node: Node, session: Session, purpose: Purpose, document: str) -> Assessment:
+    """Write down that a document assesses a purpose.
+
+    Raises:
+        AccessDenied: Only a policy author may.
+        AssessmentError: One of that purpose with this document was drafted before.
+        ValueError: The document is not given by its SHA-256.
+    """
+    name, at = f"{purpose.value}-{document[:12]}", node.clock()
+    grant = node.accounts.authorize(session, Action.DRAFT_ASSESSMENT, about=name, at=at)
+    return node.assessments.draft(name, purpose, document, grant=grant, at=at)
+
+
+def approve_assessment(
+    node: Node, session: Session, assessment_id: str, *, valid_until: int
+) -> Assessment:
+    """Put a drafted assessment in force until a time, epoch milliseconds.
+
+    Raises:
+        AccessDenied: Only a policy approver may, and not its own draft.
+        AssessmentError: There is no such draft.
+        ValueError: It would end before it begins.
+    """
+    at = node.clock()
+    drafts = {known.assessment_id: known for known in node.assessments.all()}
+    if assessment_id not in drafts:
+        raise AssessmentError(f"there is no assessment {assessment_id}")
+    grant = node.accounts.authorize(
+        session,
+        Action.APPROVE_ASSESSMENT,
+        about=assessment_id,
+        author=drafts[assessment_id].author,
+        at=at,
     )
-    node.rulebook.approve(proposal.index, grant=approve, at=node.clock())
-    activate = _grant(
-        node, Role.POLICY_APPROVER, Action.ACTIVATE_POLICY, files.digest, actor=approver
-    )
-    node.rulebook.activate(proposal.index, CedarEngine(SHIPPED), grant=activate, at=node.clock())
-    return files.digest
+    return node.assessments.approve(assessment_id, valid_until=valid_until, grant=grant, at=at)
 
 
 def assess(
     node: Node,
     documents: Mapping[Purpose, str],
     *,
-    author: str,
-    approver: str,
+    author: Session,
+    approver: Session,
     valid_until: int,
 ) -> None:
     """Put one impact assessment for each of these purposes in force.
@@ -59,33 +132,69 @@ def assess(
     Args:
         node: An open node whose access rules are in force.
         documents: Hex SHA-256 of the document that assesses each purpose.
-        author: Account that drafted them.
-        approver: Account of another person, who approves them.
+        author: A policy author.
+        approver: Another person, a policy approver.
         valid_until: When they end, epoch milliseconds.
 
     Raises:
-        AccessDenied: the rules do not let these people do that.
-        AssessmentError: author and approver are the same, or one of that purpose was drafted.
+        AccessDenied: The rules do not let these people do that.
+        AssessmentError: Author and approver are the same, or one of that purpose was drafted.
     """
     for purpose, document in documents.items():
-        name = f"{purpose.value}-{document[:12]}"
-        draft = _grant(node, Role.POLICY_AUTHOR, Action.DRAFT_ASSESSMENT, name, actor=author)
-        node.assessments.draft(name, purpose, document, grant=draft, at=node.clock())
-        approve = _grant(
-            node,
-            Role.POLICY_APPROVER,
-            Action.APPROVE_ASSESSMENT,
-            name,
-            actor=approver,
-            author=author,
-        )
-        node.assessments.approve(name, valid_until=valid_until, grant=approve, at=node.clock())
+        name = draft_assessment(node, author, purpose, document).assessment_id
+        approve_assessment(node, approver, name, valid_until=valid_until)
 
 
-def _grant(
-    node: Node, role: Role, action: Action, about: str, *, actor: str, author: str = ""
-) -> AccessGrant:
-    request = AccessRequest(
-        actor=actor, role=role, action=action, about=about, author=author, mfa_age_s=0
+def approve_plan(node: Node, session: Session, plan: Plan) -> bytes:
+    """Check a plan and sign it for the brand; return the signature for the coordinator.
+
+    The second person is the coordinator, who proposed the plan: the operator decides on what
+    somebody else wrote.
+
+    Raises:
+        AccessDenied: Only an operator may.
+        PlanError: The plan breaks a rule of this node; it was not signed.
+    """
+    node.verify_plan(plan)
+    grant = node.accounts.authorize(
+        session, Action.APPROVE_PLAN, about=plan.digest, author="coordinator", at=node.clock()
     )
-    return node.access.authorize(request, at=node.clock())
+    return node.approve(plan, grant=grant)
+
+
+def erase_subject(node: Node, session: Session, subject_id: str) -> int:
+    """Destroy what is held about a person; return the open entry that says so.
+
+    The log shows who asked and when, not about whom.
+
+    Raises:
+        AccessDenied: Only an operator with a fresh second factor may.
+        LogError: Not everything could be destroyed; try again.
+    """
+    at = node.clock()
+    about = f"erasure/{secrets.token_hex(8)}"
+    node.accounts.authorize(session, Action.ERASE_SUBJECT, about=about, at=at)
+    return node.register.erase(subject_id, at=at)
+
+
+def appoint_sample(node: Node, *roles: Role) -> Session:
+    """Add an account by the host and sign it in with a fresh second factor.
+
+    For samples and trials, whose people are made up: nobody keeps the token or the secret.
+
+    Raises:
+        AccountError: The roles exclude each other, or two operators must decide.
+    """
+    at = node.clock()
+    made = node.accounts.add_by_host(roles, at=at)
+    session = node.accounts.sign_in(made.token, at=at)
+    if made.uri:
+        node.accounts.step_up(session, code_of(made.uri, at=at), at=at)
+    return session
+
+
+def _proposal(node: Node, index: int) -> Proposal:
+    for known in node.rulebook.proposals():
+        if known.index == index:
+            return known
+    raise PolicyError(f"entry {index} of the log proposes no policy")

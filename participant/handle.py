@@ -21,7 +21,7 @@ from pathlib import Path
 
 from consent import Log, SubjectRef
 from consent.problems import Problem, RequestRefused
-from participant.node import Node, NodeError
+from participant.node import Node, NodeError, load_key
 
 _TABLE = """CREATE TABLE IF NOT EXISTS handle_generation
     (subject_ref TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID"""
@@ -99,7 +99,7 @@ class Handles:
             NodeError: The key file is damaged or can be read by others.
             LogError: The log cannot be written.
         """
-        key = _load_key(node.config.folder / "handle.key")
+        key = load_key(node.config.folder / "handle.key")
         return cls(node.log, key=key, clock=node.clock, days=node.config.handle_days)
 
     def issue(self, ref: SubjectRef) -> Handle:
@@ -282,19 +282,6 @@ def read_issuer_token(folder: Path) -> str | None:
             f"{path} must hold a token and be readable by its owner only; no handle was issued"
         )
     return token.decode()
-
-
-def _load_key(path: Path) -> bytes:
-    key = secrets.token_bytes(32)
-    try:
-        _write_new(path, key)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != 32 or path.stat().st_mode & 0o077:
-            raise NodeError(
-                f"{path} must hold 32 bytes and be readable by its owner only; nothing was started"
-            ) from None
-    return key
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 from consent import (
     Access,
+    AccessGrant,
+    Action,
     Assessments,
     Gate,
     Identity,
@@ -41,6 +43,7 @@ from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan, PlanError, SignedPlan, code_digest
 from models.sums import Parameters, format_parameters
+from participant.accounts import Accounts
 from participant.config import ConfigError, ParticipantConfig
 from participant.customers import Catalogue, CustomerTable, load_catalogue, load_customers
 from participant.declared import Declarations
@@ -93,6 +96,7 @@ class Node:
         register: Who agreed to what.
         rulebook: Which access rules are in force.
         access: What people and services may do.
+        accounts: Which people and services there are, and how fresh their second factors are.
         assessments: Impact assessments, without which the gate opens no purpose that needs one.
         gate: The only way to rows.
         tower: Cosigns the logs of peers, and knows what was seen of the own one.
@@ -123,6 +127,12 @@ class Node:
         )
         self.rulebook = Rulebook(log)
         self.access = Access(CedarEngine(SHIPPED), log, activated=self.rulebook.active_digest)
+        self.accounts = Accounts(
+            log,
+            self.access,
+            key=load_key(folder / "accounts.key"),
+            in_force=lambda: self.rulebook.active_digest() is not None,
+        )
         self.assessments = Assessments(log, needed=needing_assessment(self.ladder))
         self.gate = Gate(
             self.register,
@@ -302,20 +312,26 @@ class Node:
             raise PlanError(f"{member} is not pinned in the roster of {self.name}")
         return PublicIdentity(name=card.name, key=card.identity)
 
-    def approve(self, plan: Plan) -> bytes:
-        """Sign a plan, by hand of the brand's engineer, after checking what it claims.
+    def approve(self, plan: Plan, *, grant: AccessGrant) -> bytes:
+        """Sign a plan for the brand after checking what it claims.
+
+        Args:
+            plan: What the coordinator proposes.
+            grant: An operator's, to approve this very plan.
 
         Returns:
             The signature, for the coordinator to collect.
 
         Raises:
             PlanError: the plan breaks a rule of this node; it was not signed.
+            AccessDenied: the grant is for something else or too old; it was not signed.
         """
         self.verify_plan(plan)
+        grant.verify(Action.APPROVE_PLAN, about=plan.digest, at=self.clock())
         signed = SignedPlan(plan=plan, signatures={}).signed_by(self.identity)
         folder = self.config.folder / "plans"
         folder.mkdir(exist_ok=True)
-        self.record("plan.approved", plan=plan.digest, name=plan.name)
+        self.record("plan.approved", plan=plan.digest, name=plan.name, by=grant.request.actor)
         replace_files(folder, {plan.digest: signed.format()})
         return signed.signatures[self.name]
 
@@ -592,6 +608,24 @@ def read_trust_policy(path: Path, *, log: PublicIdentity) -> TrustPolicy:
 
 def _budgets(config: ParticipantConfig) -> dict[str, Budget]:
     return {purpose.value: budget for purpose, budget in config.budgets.items()}
+
+
+def load_key(path: Path) -> bytes:
+    """Return the 32 secret bytes of a file; they are made when there is none.
+
+    Raises:
+        NodeError: The file is damaged or can be read by others.
+    """
+    try:
+        _write_secret(path, secrets.token_bytes(32))
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != 32 or path.stat().st_mode & 0o077:
+            raise NodeError(
+                f"{path} must hold 32 bytes and be readable by its owner only; nothing was started"
+            ) from None
+        return key
+    return path.read_bytes()
 
 
 def _write_secret(path: Path, data: bytes) -> None:

@@ -10,11 +10,21 @@ from consent import TrustPolicy, log_api
 from consent.cosigning import keeping_cosigned
 from consent.log_api import LogDesk
 from consent.serving import LARGEST_BODY_BYTES, Listening, harden, serve_app
-from participant import handle_api, rights_api, subject_api, withdrawal_api
+from participant import (
+    gate_api,
+    handle_api,
+    officer_api,
+    rights_api,
+    staff_api,
+    subject_api,
+    withdrawal_api,
+)
 from participant.cosigning import cosigner_of
+from participant.decisions import GateDesk
 from participant.handle import Handles, Limiter
 from participant.handle_api import HandleDesk
 from participant.node import Node
+from participant.officer import OfficerDesk
 from participant.propagating import Courier, Inbox
 from participant.subject import SubjectDesk
 
@@ -51,11 +61,16 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     settings = settings or ServiceSettings()
     courier = Courier(node)
 
+    gate_desk = GateDesk(node)
+
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         courier.start()
         yield
-        courier.stop()
+        try:
+            courier.stop()
+        finally:
+            gate_desk.close()
 
     app = FastAPI(
         title="Tillpact node",
@@ -72,12 +87,23 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     app.state.limiter = Limiter(per_minute=settings.requests_per_minute)
     app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers or _configured(node))
     app.state.inbox = Inbox(node)
-    app.include_router(subject_api.router)
-    app.include_router(withdrawal_api.router)
-    app.include_router(rights_api.router)
-    app.include_router(handle_api.router)
+    app.state.gate_desk = gate_desk
+    app.state.officer_desk = OfficerDesk(node)
+    app.state.staff_limiter = Limiter(per_minute=staff_api.REQUESTS_PER_MINUTE)
+    for api in (
+        subject_api,
+        withdrawal_api,
+        rights_api,
+        handle_api,
+        staff_api,
+        officer_api,
+        gate_api,
+    ):
+        app.include_router(api.router)
+    staff_api.answer_refusals(app)
+    gate_api.answer_gate_refusals(app)
     app.include_router(log_api.router)
-    harden(app, largest_body_bytes=settings.largest_body_bytes)
+    harden(app, largest_body_bytes=settings.largest_body_bytes, bodies=gate_api.BODIES)
     return app
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import auditing, consenting, exchanging, officer, spreading, witnessing
+from tillpact import auditing, consenting, exchanging, officer, spreading, staff, witnessing
 from tillpact.answers import (
     NO,
     WRONG,
@@ -46,6 +46,21 @@ audit_app.command("proof")(officer.audit_proof)
 audit_app.command("witness")(witnessing.audit_witness)
 audit_app.command("equivocation")(witnessing.audit_equivocation)
 app.add_typer(witnessing.coordinator_app, name="coordinator")
+audit_app.command("dossier")(staff.audit_dossier)
+audit_app.command("dossier-verify")(staff.audit_dossier_verify)
+account_app = typer.Typer(help="Accounts of a node's staff and services.", no_args_is_help=True)
+app.add_typer(account_app, name="account")
+account_app.command("add")(staff.account_add)
+account_app.command("approve")(staff.account_approve)
+account_app.command("ls")(staff.account_ls)
+account_app.command("roles")(staff.account_roles)
+account_app.command("revoke")(staff.account_revoke)
+account_app.command("renew")(staff.account_renew)
+case_app = typer.Typer(help="Why an officer may see one dossier.", no_args_is_help=True)
+app.add_typer(case_app, name="case")
+case_app.command("open")(staff.case_open)
+case_app.command("approve")(staff.case_approve)
+case_app.command("ls")(staff.case_ls)
 evidence_app = typer.Typer(help="What an officer takes away, as one file.", no_args_is_help=True)
 app.add_typer(evidence_app, name="evidence")
 evidence_app.command("build")(officer.evidence_build)
@@ -322,7 +337,7 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
         bool, typer.Option("--insecure-listen", help="Serve a network without TLS.")
     ] = False,
 ) -> None:
-    """Serve a node's data subjects, its log and its peers over HTTP, until SIGTERM."""
+    """Serve a node's data subjects, staff, services, log and peers over HTTP, until SIGTERM."""
     from consent import LogError, NoteError  # noqa: PLC0415
     from consent.serving import Listening, ServiceError  # noqa: PLC0415
     from participant.config import ConfigError, load  # noqa: PLC0415

@@ -25,6 +25,7 @@ from consent import (
     ProofError,
     Purpose,
     Refused,
+    Role,
     TrustPolicy,
     UseKind,
     Verdict,
@@ -39,11 +40,12 @@ from coordinator.server_app import server_app
 from models.churn import ChurnLogistic
 from models.plan import Plan, PlanError, PlanRecipe, SignedPlan, code_digest
 from models.recommendation import ItemGram
+from participant.accounts import Session
 from participant.client_app import client_app
 from participant.config import ConfigError, ParticipantConfig, format_config, load
 from participant.customers import DataError, load_catalogue
 from participant.features import FEATURES
-from participant.governance import activate_rules, assess
+from participant.governance import activate_rules, appoint_sample, approve_plan, assess
 from participant.node import Node, NodeError, system_clock
 from privacy import Budget, LedgerError, Roster, RosterError
 from tillpact.comparison import ChurnTrial, Comparison, ItemTrial, compare
@@ -68,8 +70,6 @@ NODE_BUDGET = Budget(epsilon=4.5, delta=1e-5)
 WITHDRAW_AFTER_ROUND = 4
 _DAY_MS = 86_400_000
 _FLOOR, _COLLUDERS = 3, 1
-# The two people of each sample brand who put rules and assessments in force.
-_AUTHOR, _APPROVER = "officer-1", "officer-2"
 
 
 class DemoError(Exception):
@@ -179,6 +179,7 @@ class Consortium:
         self.nodes = nodes
         self.host = host
         self.roster = roster
+        self._operators: dict[str, Session] = {}
 
     @classmethod
     def create(cls, folder: Path) -> "Consortium":
@@ -221,9 +222,17 @@ class Consortium:
             expires_at=system_clock() + 7 * _DAY_MS,
         )
 
+    def _operator(self, node: Node) -> Session:
+        """A made-up operator of a brand, who reads plans before they are signed."""
+        if node.name not in self._operators:
+            self._operators[node.name] = appoint_sample(node, Role.OPERATOR)
+        return self._operators[node.name]
+
     def train(self, plan: Plan, *, on_round: Callable[[RoundRecord], None]) -> Run:
         """Let the joining brands sign a plan, then run it over the embedded engine."""
-        signatures = {node.name: node.approve(plan) for node in self.joining}
+        signatures = {
+            node.name: approve_plan(node, self._operator(node), plan) for node in self.joining
+        }
         self.host.propose(SignedPlan(plan=plan, signatures=signatures))
         run_embedded(
             server_app(self.host, on_round=on_round),
@@ -368,12 +377,14 @@ def _node(brand: Brand, folder: Path) -> Node:
         encoding="utf-8",
     )
     node = Node.create(load(path))
-    activate_rules(node, author=_AUTHOR, approver=_APPROVER)
+    author = appoint_sample(node, Role.POLICY_AUTHOR)
+    approver = appoint_sample(node, Role.POLICY_APPROVER)
+    activate_rules(node, author=author, approver=approver)
     assess(
         node,
         dict.fromkeys(ASSESSED, ASSESSMENT_SHA256),
-        author=_AUTHOR,
-        approver=_APPROVER,
+        author=author,
+        approver=approver,
         valid_until=node.clock() + 365 * _DAY_MS,
     )
     now = node.clock()

@@ -16,6 +16,7 @@ from consent import (
     Notice,
     Profile,
     Purpose,
+    Role,
     Tier,
     TrustPolicy,
     ladder_of,
@@ -32,10 +33,11 @@ from models.exchange import ReadyRequest, RoundRequest, Witnessed
 from models.plan import Plan, PlanRecipe, SignedPlan, code_digest
 from models.recommendation import ItemGram
 from models.sums import noise_multiplier
+from participant.accounts import Session
 from participant.client_app import client_app
 from participant.config import ParticipantConfig
 from participant.features import FEATURES
-from participant.governance import activate_rules, assess
+from participant.governance import activate_rules, appoint_sample, approve_plan, assess
 from participant.node import Node
 from privacy import Budget, Roster
 
@@ -56,6 +58,7 @@ COLUMNS = {
     "price": "each",
     "time": "at",
 }
+_OPERATORS: dict[Path, Session] = {}
 NOTHING_WITNESSED = Witnessed(tree_size=0, note="")
 
 
@@ -122,15 +125,26 @@ def config_of(name: str, folder: Path, /, **changes: object) -> ParticipantConfi
 
 def govern(node: Node) -> None:
     """Two people put the shipped rules and the needed assessments in force, for a year."""
-    activate_rules(node, author="ann", approver="bo")
+    author = appoint_sample(node, Role.POLICY_AUTHOR)
+    approver = appoint_sample(node, Role.POLICY_APPROVER)
+    activate_rules(node, author=author, approver=approver)
     needed = needing_assessment(ladder_of(node.config.profile))
     assess(
         node,
         dict.fromkeys(needed, "cd" * 32),
-        author="ann",
-        approver="bo",
+        author=author,
+        approver=approver,
         valid_until=node.clock() + 365 * DAY_MS,
     )
+
+
+def approve(node: Node, plan: Plan) -> bytes:
+    """An operator of the brand signs a plan; the account is made when it is first needed."""
+    node.verify_plan(plan)
+    folder = node.config.folder
+    if folder not in _OPERATORS:
+        _OPERATORS[folder] = appoint_sample(node, Role.OPERATOR)
+    return approve_plan(node, _OPERATORS[folder], plan)
 
 
 def agree(node: Node, subjects: Iterable[str]) -> None:
@@ -286,7 +300,7 @@ class Federation:
         """The plan with the approval of these members, or of all."""
         signers = list(self.nodes) if by is None else by
         return SignedPlan(
-            plan=plan, signatures={name: self.nodes[name].approve(plan) for name in signers}
+            plan=plan, signatures={name: approve(self.nodes[name], plan) for name in signers}
         )
 
     def lead(

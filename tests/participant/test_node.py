@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consent import Identity, Purpose, verify_published
+from consent import AccessDenied, Action, Identity, Purpose, Role, verify_published
 from models.plan import PlanError
+from participant.accounts import Session
+from participant.governance import appoint_sample, approve_plan
 from participant.node import STATE_ROOT_EVERY_MS, Node, NodeError, system_clock
 from privacy import Budget, Roster, RosterError
 from tests.federation.synthetic import (
     PURPOSE,
     Federation,
+    approve,
     ask,
     config_of,
     events,
@@ -144,10 +147,10 @@ def test_a_node_without_pinned_members_answers_nothing(
         with pytest.raises(NodeError, match="lone has pinned no coordinator yet; nothing was answ"):
             _ = node.trust_policy
         with pytest.raises(PlanError, match="lone is no member of plan 'spring'"):
-            node.approve(plan)
+            approve(node, plan)
         member = federation.plan(members=("amber", "birch", "cedar", "lone"))
         with pytest.raises(NodeError, match="lone has pinned no members yet; nothing was answered"):
-            node.approve(member)
+            approve(node, member)
         for kind, record in (
             ("query.ready", ready(federation.sign(plan)).to_record()),
             ("train.round", first_round(plan).to_record()),
@@ -179,7 +182,7 @@ def test_a_plan_that_breaks_a_rule_is_not_signed(
     size = node.log.tree_size
 
     with pytest.raises(PlanError, match=message):
-        node.approve(plan)
+        approve(node, plan)
 
     with pytest.raises(PlanError, match="amber has not approved this plan; no data was opened"):
         node.approved(plan.digest)
@@ -191,8 +194,8 @@ def test_a_floor_below_the_own_one_is_not_signed(tmp_path: Path) -> None:
     federation.nodes["amber"].close()
     careful = Node.open(config_of("amber", tmp_path, cohort_floor=4))
     with pytest.raises(PlanError, match="the floor of amber is 4 brands, plan 'spring' has 3"):
-        careful.approve(federation.plan())
-    assert careful.approve(federation.plan(cohort_floor=4))
+        approve(careful, federation.plan())
+    assert approve(careful, federation.plan(cohort_floor=4))
     careful.close()
     federation.close()
 
@@ -200,16 +203,39 @@ def test_a_floor_below_the_own_one_is_not_signed(tmp_path: Path) -> None:
 def test_a_plan_expires_at_its_very_millisecond(federation: Federation) -> None:
     node, plan = federation.nodes["amber"], federation.plan()
     federation.clock.now = plan.expires_at - 1
-    node.approve(plan)
+    approve(node, plan)
     federation.clock.now += 1
     with pytest.raises(PlanError, match="has expired"):
-        node.approve(plan)
+        approve(node, plan)
+
+
+def test_a_grant_for_another_plan_signs_nothing(federation: Federation) -> None:
+    node, plan = federation.nodes["amber"], federation.plan()
+    session = appoint_sample(node, Role.OPERATOR)
+    grant = node.accounts.authorize(
+        session, Action.APPROVE_PLAN, about="another", author="coordinator", at=node.clock()
+    )
+
+    with pytest.raises(AccessDenied, match="the grant is not one to approve_plan"):
+        node.approve(plan, grant=grant)
+    officer = federation.nodes["birch"]
+    with pytest.raises(AccessDenied, match="no rule permits approve_plan"):
+        approve_plan(officer, engineer_of(officer), plan)
+    assert "plan.approved" not in [*kinds(node), *kinds(officer)]
+
+
+def engineer_of(node: Node) -> Session:
+    one, two = appoint_sample(node, Role.OPERATOR), appoint_sample(node, Role.OPERATOR)
+    name = node.accounts.propose(one, [Role.ENGINEER], at=node.clock())
+    node.accounts.approve(two, name, at=node.clock())
+    made = node.accounts.enrol(two, name, at=node.clock())
+    return node.accounts.sign_in(made.token, at=node.clock())
 
 
 def test_an_approved_plan_is_kept_signed_and_logged(federation: Federation) -> None:
     node, plan = federation.nodes["amber"], federation.plan()
 
-    signature = node.approve(plan)
+    signature = approve(node, plan)
 
     kept = federation.reopen("amber").approved(plan.digest)
     assert (kept.plan, kept.signatures) == (plan, {"amber": signature})
@@ -226,7 +252,7 @@ def test_a_plan_of_another_name_is_not_approved(shared: Federation, digest: str)
 def test_a_plan_file_that_somebody_else_wrote_is_not_approved(federation: Federation) -> None:
     node = federation.nodes["amber"]
     plan, other = federation.plan(), federation.plan(name="other")
-    node.approve(plan)
+    approve(node, plan)
     signed = federation.sign(other, by=["birch"])
     (node.config.folder / "plans" / other.digest).write_bytes(signed.format())
 

@@ -18,6 +18,8 @@ from .test_subject_api import problem
 
 SLUGS = {401, 409, 413, 415, 422, 429, 500, 503}
 SIGNED = {"/v1/withdrawals:notify"}  # The body proves who asks.
+# A service asks them again and again; they change nothing that a second time would repeat.
+QUESTIONS = {"/v1/decisions", "/v1/decisions:batch"}
 ROUTES = {
     ("get", "/v1/ladder"),
     ("get", "/v1/notices/{notice_id}"),
@@ -38,6 +40,35 @@ ROUTES = {
     ("post", "/v1/me/requests"),
     ("post", "/v1/handles"),
     ("post", "/v1/handles/revoke"),
+    ("post", "/v1/session/step-up"),
+    ("post", "/v1/session/renew"),
+    ("get", "/v1/accounts"),
+    ("post", "/v1/accounts"),
+    ("post", "/v1/accounts/{name}/roles"),
+    ("post", "/v1/accounts/{name}/approve"),
+    ("post", "/v1/accounts/{name}/enrol"),
+    ("post", "/v1/accounts/{name}/revoke"),
+    ("get", "/v1/policies"),
+    ("post", "/v1/policies:propose"),
+    ("post", "/v1/policies:approve"),
+    ("post", "/v1/policies:activate"),
+    ("get", "/v1/purposes"),
+    ("post", "/v1/assessments:draft"),
+    ("post", "/v1/assessments:approve"),
+    ("post", "/v1/erasures"),
+    ("get", "/v1/health"),
+    ("get", "/v1/events"),
+    ("get", "/v1/cases"),
+    ("post", "/v1/cases"),
+    ("post", "/v1/cases/{name}/unseal"),
+    ("post", "/v1/cases/{name}/approve"),
+    ("get", "/v1/cases/{name}/dossier"),
+    ("post", "/v1/exports"),
+    ("get", "/v1/exports/{name}"),
+    ("post", "/v1/permits"),
+    ("post", "/v1/permits/{permit}/close"),
+    ("post", "/v1/decisions"),
+    ("post", "/v1/decisions:batch"),
     ("get", "/log/checkpoint"),
     ("get", "/log/entries"),
     ("get", "/log/proof"),
@@ -71,13 +102,17 @@ def test_every_route_declares_its_problems_and_every_write_its_key(node: Node) -
             assert {400, 403, *SLUGS} - {401, 429} <= problems, path
             assert "security" not in route, path
             continue
-        if "handles" in path:
-            assert {401, 422, 503} <= problems, path
-        elif path.startswith("/v1/me") or (verb == "post" and path.startswith("/v1")):
-            assert {"HTTPBearer": []} in route["security"], path
-            assert {401, 422, 429, 503} <= problems, path
         # A handle is made anew each time and revoking twice is revoking: these need no key.
-        if verb == "post" and path.startswith("/v1") and "handles" not in path:
+        is_handle = "handles" in path
+        is_write = verb == "post" and path.startswith("/v1") and path not in QUESTIONS
+        if is_handle:
+            assert {401, 422, 503} <= problems, path
+        elif path.startswith("/v1/me") or is_write:
+            assert route["security"] in ([{"HTTPBearer": []}], [{"StaffToken": []}]), path
+            assert {401, 422, 429, 503} <= problems, path
+        if path in QUESTIONS:
+            assert {401, 403, 413, 415, 422, 503} <= problems, path
+        if is_write and not is_handle:
             assert problems >= SLUGS, path
             (key,) = [each for each in route["parameters"] if each["name"] == "Idempotency-Key"]
             assert (key["in"], key["required"]) == ("header", True), path
