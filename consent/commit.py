@@ -107,7 +107,7 @@ class Writer:
         self.store = store
         self.keys = keys
         # The keys are in SQLite whatever the log is in.
-        self._faults: tuple[type[Exception], ...] = (*store.errors, sqlite3.Error)
+        self._faults: tuple[type[Exception], ...] = (*store.errors, sqlite3.Error, OSError)
         self._anchor = anchor
         self._origin = origin
         self._on_close = on_close
@@ -182,7 +182,7 @@ class Writer:
         """Turn whatever the disk or the database says into one sentence."""
         try:
             yield
-        except (*self._faults, OSError) as error:
+        except self._faults as error:
             raise LogError(f"{sentence} ({first_line(error)})") from error
 
     @contextlib.contextmanager
@@ -391,8 +391,9 @@ class Writer:
         if self._closed:
             return
         try:
-            self.load_head()
-        except (*self._faults, LogError):
+            with self.storage(self._unwritten):
+                self.load_head()
+        except LogError:
             _log.exception("the log %s cannot be read back and was closed", self._origin)
             self.close()
 

@@ -154,6 +154,12 @@ class LogTransaction:
             for ref, seq, commitment in self._store.connection.execute(_HEADS, marks):
                 self._heads[ref] = ChainHead(seq, bytes(commitment))
 
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Add whole rows to one of a caller's own tables, the fastest way there is."""
+        self._settle()
+        if rows:
+            self._store.insert(table, rows)
+
     def flush(self) -> None:
         """Write what was gathered.
 

@@ -421,9 +421,10 @@ class Log:
 @contextlib.contextmanager
 def _storage(sentence: str, *errors: type[Exception]) -> Iterator[None]:
     """Turn whatever the disk or the database says into one sentence."""
+    faults: tuple[type[Exception], ...] = (sqlite3.Error, OSError, *errors)
     try:
         yield
-    except (sqlite3.Error, OSError, *errors) as error:
+    except faults as error:
         raise LogError(f"{sentence} ({first_line(error)})") from error
 
 

@@ -372,10 +372,12 @@ class RegisterReader:
             raise LogError(_UNREADABLE) from error
 
 
-_SOME = " WHERE row_no >= ? AND row_no < ?"
 _PEOPLE = (
-    "SELECT row_no, objected, restricted, age, guardian FROM consent_subject" + _SOME,
-    "SELECT subject_ref, row_no FROM consent_ref" + _SOME,
-    "SELECT * FROM consent_standing" + _SOME,
+    (
+        "SELECT row_no, objected, restricted, age, guardian FROM consent_subject"
+        " WHERE row_no >= ? AND row_no < ?"
+    ),
+    "SELECT subject_ref, row_no FROM consent_ref WHERE row_no >= ? AND row_no < ?",
+    "SELECT * FROM consent_standing WHERE row_no >= ? AND row_no < ?",
 )
 _UNREADABLE = "a row of the consent tables cannot be read"

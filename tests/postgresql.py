@@ -1,5 +1,6 @@
 """A PostgreSQL server from a wheel, that tests start, kill and start again."""
 
+import contextlib
 import os
 import signal
 import warnings
@@ -47,10 +48,8 @@ class Server:
         children = [child.pid for child in self._server.get_postmaster_info().process.children()]
         os.kill(pid, signal.SIGKILL)
         for child in children:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._server.get_postmaster_info().process.wait(10)
 
     def url(self, *, schema: str) -> str:
