@@ -6,8 +6,8 @@ A thousand acts in one commit are then a few statements and not ten thousand.
 import json
 from collections.abc import Mapping, Sequence
 
-from consent.fold import Person
 from consent.entries import LogTransaction
+from consent.fold import Person
 
 _PUT_PERSON = (
     "INSERT INTO consent_subject VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (row_no)"

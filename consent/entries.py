@@ -146,6 +146,7 @@ class LogTransaction:
     def expect(self, subject_refs: Iterable[SubjectRef]) -> None:
         """Read the chains of several people at once, whose events are about to be added."""
         refs = [ref for ref in dict.fromkeys(subject_refs) if ref not in self._heads]
+        self._keys.expect(refs)
         for start in range(0, len(refs), _HEADS_AT_ONCE):
             some = refs[start : start + _HEADS_AT_ONCE]
             # The same statement for any number of people, so that it is prepared once.

@@ -158,12 +158,11 @@ class Register(RegisterReader):
         chosen = list(choices)
         if any(choice.expressed_at > at for choice in chosen):
             raise ValueError("an act must not be recorded before it was expressed")
-        with self._log.transaction() as transaction:
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
             transaction.expect(self.subject_ref(choice.subject_id) for choice in chosen)
-            with self._changing(transaction) as changes:
-                return [
-                    self._record(transaction, changes, choice, RECORDED, at=at) for choice in chosen
-                ]
+            return [
+                self._record(transaction, changes, choice, RECORDED, at=at) for choice in chosen
+            ]
 
     def renew(self, choice: ConsentChoice, *, at: int) -> ConsentRecord:
         """Record that a person agreed again, on the notice and the terms of today.

@@ -20,6 +20,8 @@ settings.load_profile("busy machine")
 Stores = Callable[[], str | None]
 """Gives the store of one more log: None for SQLite, the URL of an empty schema for PostgreSQL."""
 
+Backup = Callable[[Path, str | None], Callable[[], None]]
+
 _numbers = itertools.count(1)
 
 
@@ -39,6 +41,22 @@ def stores(request: pytest.FixtureRequest) -> Stores:
         return lambda: None
     server: Server = request.getfixturevalue("server")
     return lambda: server.url(schema=f"test_{next(_numbers)}")
+
+
+@pytest.fixture
+def backup(request: pytest.FixtureRequest) -> Backup:
+    """Copies the database of a closed log, and gives what puts the copy back."""
+
+    def copy(folder: Path, store: str | None) -> Callable[[], None]:
+        if store is None:
+            shutil.copy(folder / "log.sqlite", folder.parent / "copy")
+            return lambda: shutil.copy(folder.parent / "copy", folder / "log.sqlite") and None
+        server: Server = request.getfixturevalue("server")
+        schema = store.rpartition("=")[2]
+        dump = server.dump(schema)
+        return lambda: server.restore(schema, dump)
+
+    return copy
 
 
 @pytest.fixture

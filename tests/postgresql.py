@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import warnings
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,20 @@ class Server:
         """Return where a node can keep its state."""
         base = str(self._server.get_uri())
         return f"{base}{'&' if '?' in base else '?'}schema={schema}"
+
+    def dump(self, schema: str) -> bytes:
+        """Return a schema as `pg_dump` writes it."""
+        return self._run("pg_dump", "--schema", schema)
+
+    def restore(self, schema: str, dump: bytes) -> None:
+        """Put a schema back in place of what it became."""
+        with self.connect() as connection:
+            connection.execute(f"DROP SCHEMA {schema} CASCADE".encode())
+        self._run("psql", "--set", "ON_ERROR_STOP=1", given=dump)
+
+    def _run(self, program: str, *arguments: str, given: bytes = b"") -> bytes:
+        command = [self._server.bin_path / program, "--dbname", self._server.get_uri(), *arguments]
+        return subprocess.run(command, input=given, capture_output=True, check=True).stdout
 
     def connect(self, schema: str = "public") -> "psycopg.Connection[Any]":
         """Return a connection of the server's superuser."""

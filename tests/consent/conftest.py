@@ -34,6 +34,29 @@ def log(tmp_path: Path, identity: Identity, store: str | None) -> Iterator[Log]:
 
 
 @pytest.fixture
+def plain_log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
+    """An open log in SQLite, for what only a file can suffer."""
+    with Log.create(tmp_path / "log", identity) as log:
+        yield log
+
+
+@pytest.fixture
+def disarm() -> Callable[[Log], None]:
+    """Take the triggers away that refuse changes, as whoever owns the database can."""
+
+    def disarm(log: Log) -> None:
+        is_file = log._writer.store.dialect == "sqlite"
+        names = ("update", "delete") if is_file else ("change",)
+        with log.transaction() as transaction:
+            for table in ("owner", "entry", "node", "signed"):
+                for name in names:
+                    on = "" if is_file else f" ON {table}"
+                    transaction.connection.execute(f"DROP TRIGGER {table}_no_{name}{on}")
+
+    return disarm
+
+
+@pytest.fixture
 def register(log: Log) -> Register:
     return Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
 

@@ -70,13 +70,6 @@ def _trace(log: Log, see: Callable[[str], None]) -> None:
 
 
 @pytest.fixture
-def plain_log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
-    """An open log in SQLite, for what only a file can suffer."""
-    with Log.create(tmp_path / "log", identity) as log:
-        yield log
-
-
-@pytest.fixture
 def anybody(identity: Identity) -> TrustPolicy:
     return TrustPolicy.parse(f"log {identity.public.format()}\nquorum none\n")
 
@@ -215,7 +208,7 @@ WRITES = [(os, "pwrite"), (os, "fdatasync"), (os, "open")]
 
 @pytest.mark.parametrize(("module", "name"), WRITES, ids=str)
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_an_anchor_that_fails_or_dies_at_any_write_loses_nothing(  # noqa: PLR0917
+def test_an_anchor_that_fails_or_dies_at_any_write_loses_nothing(
     either: Path, identity: Identity, store: str | None, module: object, name: str, at: int
 ) -> None:
     known: dict[int, str] = {}
@@ -523,7 +516,7 @@ def _verified(published: Path, policy: TrustPolicy) -> int | str:
 
 @pytest.mark.parametrize("fault", [_kill, _fail], ids=["killed", "I/O error"])
 @pytest.mark.parametrize(("module", "name"), PUBLISHING, ids=str)
-def test_a_publication_that_ends_at_any_step_leaves_one_that_verifies(  # noqa: PLR0917
+def test_a_publication_that_ends_at_any_step_leaves_one_that_verifies(
     folder: Path,
     identity: Identity,
     anybody: TrustPolicy,
