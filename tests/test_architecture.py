@@ -42,14 +42,32 @@ ROOMS = {
         "privacy.secure_sum",
     },
     "pysqlite3": {
-        "consent.entries",
+        "consent.commit",
         "consent.log",
         "consent.reader",
         "consent.sealed",
+        "consent.store",
         "consent.witness",
         "privacy.ledger",
         "tillpact.doctor",
     },
+    "sqlalchemy": {
+        "consent.migrations",
+        "consent.migrations.versions.v0001_log",
+        "consent.migrations.versions.v0002_register",
+        "consent.migrations.versions.v0003_services",
+        "consent.postgresql",
+        "consent.store",
+        "consent.tables",
+    },
+    "alembic": {
+        "consent.migrations",
+        "consent.migrations.env",
+        "consent.migrations.versions.v0001_log",
+        "consent.migrations.versions.v0002_register",
+        "consent.migrations.versions.v0003_services",
+    },
+    "psycopg": {"consent.postgresql"},
     "cedarpy": {"consent.cedar"},
     "fastapi": {"participant.log_api", "participant.service", "participant.subject_api"},
     "httpx": {"participant.witnessing"},
@@ -127,7 +145,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         "from tillpact.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi'}\n"
+        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi', 'sqlalchemy'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
