@@ -152,9 +152,9 @@ class SubjectKeys:
     def expect(self, subject_refs: Sequence[SubjectRef]) -> None:
         """Read the keys of several subjects at once; they are forgotten at the next commit."""
         for start in range(0, len(subject_refs), _AT_ONCE):
-            some = subject_refs[start : start + _AT_ONCE]
+            some = list(subject_refs[start : start + _AT_ONCE])
             # The same statement for any number of subjects, so that it is prepared once.
-            marks = [*some, *some[-1:] * (_AT_ONCE - len(some))]
+            marks = some + some[-1:] * (_AT_ONCE - len(some))
             self._near.update(self._connection.execute(_MANY_KEYS, marks))
 
     def make_key(self, subject_ref: SubjectRef) -> bytes:

@@ -58,6 +58,12 @@ class Server:
         base = str(self._server.get_uri())
         return f"{base}{'&' if '?' in base else '?'}schema={schema}"
 
+    def cpu_s(self) -> float:
+        """Return the CPU time that the server's living processes have used, in seconds."""
+        top = self._server.get_postmaster_info().process
+        times = [process.cpu_times() for process in (top, *top.children())]
+        return float(sum(time.user + time.system for time in times))
+
     def version(self) -> str:
         """Return the server's version."""
         with self.connect() as connection:

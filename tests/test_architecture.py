@@ -145,7 +145,8 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         "from tillpact.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi', 'sqlalchemy'}\n"
+        "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi'}\n"
+        "heavy |= {'sqlalchemy', 'alembic', 'psycopg'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
