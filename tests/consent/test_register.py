@@ -316,8 +316,6 @@ def test_an_erased_person_is_denied_and_their_acts_never_open(register: Register
     register.erase("anna", at=11)
 
     assert register.state("anna") == {}
-    with log.transaction() as transaction:
-        transaction.connection.execute("ALTER TABLE consent_gone RENAME TO consent_standing")
     assert not register.mask(["anna"], Purpose.CONTACT, at=11)[0]
     assert register.mask(["ben"], Purpose.CONTACT, at=11)[0]
     assert log.root_at(2) == root
@@ -644,7 +642,6 @@ def test_a_flag_taken_off_past_the_log_is_noticed(
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE consent_standing SET terms = 77",
         "UPDATE consent_standing SET bit = 40",
         "UPDATE consent_subject SET age = 'old'",
         "UPDATE consent_terms SET id = 7",

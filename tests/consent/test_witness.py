@@ -26,6 +26,12 @@ from consent.identity import COSIGNATURE
 from consent.note import Note, NoteSignature
 
 
+@pytest.fixture
+def stores() -> Stores:
+    """In which engine a log is makes no difference here."""
+    return lambda: None
+
+
 def _events(count: int) -> list[Event]:
     return [{"type": "x", "at": 1, "v": 1}] * count
 
@@ -149,6 +155,7 @@ COSIGNS_AND_DIES = """
 import os, sys
 from pathlib import Path
 from consent import Identity, PublicIdentity, Witness
+from tests.conftest import Stores
 witness = Witness(Path(sys.argv[1]), Identity.load(Path(sys.argv[2])))
 note = bytes.fromhex(sys.argv[4]).decode()
 print(witness.cosign(note, log=PublicIdentity.parse(sys.argv[3]), proof=[], at=1), flush=True)
