@@ -456,3 +456,30 @@ def test_the_file_has_the_same_place_for_revisions_as_alembic_makes(tmp_path: Pa
         rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
 
     assert rows == [(HEAD,)]
+
+
+def test_a_node_runs_as_a_role_that_cannot_change_the_log(
+    tmp_path: Path, identity: Identity, server: Server
+) -> None:
+    """The statements are those of the how-to, with this test's names."""
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"
+    (grants,) = [part for part in page.read_text().split("```") if "REVOKE UPDATE" in part]
+    grants = grants.removeprefix("sql").replace("DATABASE retail", "DATABASE postgres")
+    Log.create(tmp_path / "log", identity, store=server.url(schema="amber")).close()
+    with server.connect() as connection:
+        connection.execute(b"CREATE ROLE amber_node LOGIN")
+        connection.execute(grants.encode())
+
+    url = server.url(schema="amber").replace("postgres:@", "amber_node@")
+    with Log.open(tmp_path / "log", identity, store=url) as log:
+        log.append_sealed(ANNA, _event())
+        log.append_many([_event()] * 20)
+        log.checkpoint()
+        Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR).withdraw("anna", at=5)
+        log.erase_subject(ANNA)
+        for table in ("owner", "entry", "node", "signed"):
+            with (
+                pytest.raises(LogError, match=f"permission denied for table {table}"),
+                log.transaction() as transaction,
+            ):
+                transaction.connection.execute(f"DELETE FROM {table}")

@@ -24,6 +24,7 @@ from consent.checkpoint import merge_cosignatures, verify_cosignatures
 from consent.event import Event
 from consent.identity import COSIGNATURE
 from consent.note import Note, NoteSignature
+from tests.conftest import Stores
 
 
 @pytest.fixture
@@ -154,7 +155,6 @@ def test_a_witness_without_memory_cosigns_nothing(tmp_path: Path, coordinator: I
 COSIGNS_AND_DIES = """
 import os, sys
 from pathlib import Path
-from consent import Identity, PublicIdentity, Witness
 from tests.conftest import Stores
 witness = Witness(Path(sys.argv[1]), Identity.load(Path(sys.argv[2])))
 note = bytes.fromhex(sys.argv[4]).decode()
