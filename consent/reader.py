@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,6 @@ from consent.purpose import ladder_of
 from consent.sealed import SubjectRef
 from consent.state import ConsentState
 from consent.store import Connection, first_line, open_readonly
-
-if TYPE_CHECKING:
-    import sqlite3
-else:
-    from pysqlite3 import dbapi2 as sqlite3
 
 _DAY_MS = 86_400_000
 _MANY = 20_000
@@ -65,10 +60,7 @@ class ReadOnlyDatabase:
         self.origin = str(folder)
         self._mutex = threading.RLock()
         self._closed = False
-        try:
-            self._store = open_readonly(folder, store)
-        except sqlite3.Error as error:
-            raise LogError(f"the consent state in {folder} could not be opened") from error
+        self._store = open_readonly(folder, store)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -318,14 +318,17 @@ def _open(folder: Path, url: str | None) -> Store:
 
 
 def _open_file(path: Path) -> Store:
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.execute("PRAGMA query_only=ON")
-    connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+    except sqlite3.Error as error:
+        raise LogError(f"the database {path} could not be opened ({error})") from error
     return SqliteStore(path, connection)
 
 

@@ -44,7 +44,6 @@ ROOMS = {
     "pysqlite3": {
         "consent.commit",
         "consent.log",
-        "consent.reader",
         "consent.sealed",
         "consent.store",
         "consent.witness",

@@ -482,4 +482,4 @@ def test_a_node_runs_as_a_role_that_cannot_change_the_log(
                 pytest.raises(LogError, match=f"permission denied for table {table}"),
                 log.transaction() as transaction,
             ):
-                transaction.connection.execute(f"DELETE FROM {table}")
+                transaction.connection.execute(f"DELETE FROM {table}")  # noqa: S608
