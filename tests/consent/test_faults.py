@@ -178,7 +178,7 @@ def test_kill_9_at_every_statement_loses_nothing_that_was_acknowledged(
 
 def _opened_again(folder: Path, identity: Identity, store: str | None) -> Log:
     """Open a log whose writer has just died, as soon as the server has noticed."""
-    for _ in range(200):
+    for _ in range(1500):
         try:
             return Log.open(folder, identity, store=store)
         except LogError as error:
