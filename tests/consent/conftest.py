@@ -41,6 +41,12 @@ def plain_log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a group wait for its members however busy the machine is."""
+    monkeypatch.setattr("consent.commit._LONGEST_GROUP_S", 60)
+
+
+@pytest.fixture
 def disarm() -> Callable[[Log], None]:
     """Take the triggers away that refuse changes, as whoever owns the database can."""
 

@@ -297,6 +297,7 @@ def test_a_disk_that_is_full_refuses_everybody_who_shares_the_commit(plain_log: 
     assert log.root_hash == tree_root([entry.hash for entry in log.entries()])
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_commit_that_fails_refuses_everybody_who_shares_it(plain_log: Log) -> None:
     log = plain_log
     said: list[str] = []
@@ -384,6 +385,7 @@ def test_callers_that_come_together_share_commits_and_keep_their_own_errors(log:
     assert not {ref for (ref,) in keys} & {_ref(1000 + number) for number in range(32)}
 
 
+@pytest.mark.usefixtures("patient")
 def test_an_acknowledgement_waits_for_the_commit_it_shares(log: Log) -> None:
     order: list[str] = []
     _trace(log, lambda statement: order.append(statement) if statement == "COMMIT" else None)
@@ -417,6 +419,7 @@ def test_an_acknowledgement_waits_for_the_commit_it_shares(log: Log) -> None:
     assert set(order[2:]) == {"first acknowledged", "second acknowledged"}
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_member_that_ends_the_shared_transaction_is_everybodys_loss(log: Log) -> None:
     said: list[str] = []
     inside, go_on = threading.Event(), threading.Event()

@@ -320,6 +320,7 @@ def test_a_connection_that_ends_in_a_transaction_acknowledges_nothing(
         assert again.opening(again.append_sealed(ANNA, _event())).link.subject_seq == 2
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_connection_that_ends_at_the_commit_refuses_everybody_who_shares_it(
     tmp_path: Path, identity: Identity, postgresql: str, server: Server
 ) -> None:
