@@ -166,6 +166,7 @@ def _append_figures(folder: Path) -> list[Figure]:
     waits = sorted(itertools.chain.from_iterable(waits for _, _, waits in runs))
     walls = ", ".join(f"{CALLERS * PER_CALLER / wall:.0f}" for _, wall, _ in runs)
     return [
+        *_postgresql_figures(folder, identity),
         Figure(
             measure="durable sealed appends a CPU second, 64 callers",
             value=rates[-1],
@@ -213,6 +214,44 @@ def _appended_together(log: Log) -> tuple[float, float, list[float]]:
             thread.join()
 
     return *_clocked(run), waits
+
+
+def _postgresql_figures(folder: Path, identity: Identity) -> list[Figure]:
+    """The same appends into PostgreSQL, when a server can be had here."""
+    try:
+        from tests.postgresql import Server  # noqa: PLC0415 - tests need not be there
+    except ImportError:
+        return []
+    runs = []
+    with Server(folder / "postgresql") as server:
+        for repeat in range(REPEATS):
+            store = server.url(schema=f"bench_{repeat}")
+            with Log.create(folder / f"server-{repeat}", identity, store=store) as log:
+                _know_everybody(log)
+                before = server.cpu_s()
+                cpu, wall, waits = _appended_together(log)
+                runs.append((cpu + server.cpu_s() - before, wall, waits))
+        version = server.version()
+    rates = sorted(CALLERS * PER_CALLER / cpu for cpu, _, _ in runs)
+    waited = sorted(itertools.chain.from_iterable(some for _, _, some in runs))
+    walls = ", ".join(f"{CALLERS * PER_CALLER / wall:.0f}" for _, wall, _ in runs)
+    return [
+        Figure(
+            measure="durable sealed appends into PostgreSQL, a CPU second, 64 callers",
+            value=rates[-1],
+            must=3_000,
+            how=f"CPU of node and server together; PostgreSQL {version} here, over a Unix socket, "
+            f"fsync on; the least disturbed of {REPEATS} runs ({rates[0]:.0f} to "
+            f"{rates[-1]:.0f}); wall {walls} a second",
+        ),
+        Figure(
+            measure="acknowledgement of an append into PostgreSQL, p99, wall ms",
+            value=1000 * waited[int(len(waited) * 0.99)],
+            must=100,
+            better="less",
+            how=f"{CALLERS} callers; p50 {1000 * statistics.median(waited):.1f} ms",
+        ),
+    ]
 
 
 def _append_in_bulk(log: Log) -> None:

@@ -9,6 +9,7 @@ from consent.access import (
     PolicyEngine,
     Role,
 )
+from consent.address import StoreAddress, parse_address
 from consent.assessment import (
     Assessment,
     AssessmentError,
@@ -137,6 +138,7 @@ from consent.statetree import (
     newest_state_root,
     verify_order,
 )
+from consent.store import open_readonly
 from consent.submission import Submission
 from consent.tiles import Tiles
 from consent.topic import Told, Topic
@@ -263,6 +265,7 @@ __all__ = [
     "Standing",
     "StateRoot",
     "Status",
+    "StoreAddress",
     "SubjectRef",
     "Submission",
     "Tier",
@@ -308,8 +311,10 @@ __all__ = [
     "narrow",
     "needing_assessment",
     "newest_state_root",
+    "open_readonly",
     "packaged_profile",
     "parse_27560",
+    "parse_address",
     "parse_canonical",
     "parse_controller",
     "parse_entry",

@@ -27,10 +27,6 @@ __all__ = ["Gate", "Permit", "PermittedView", "Refused", "Use", "UseKind", "Watc
 _FLOOR = 64
 MAX_STALENESS_MS = 300_000
 _ISSUED = object()
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS permit_members (permit TEXT PRIMARY KEY, idx INTEGER NOT NULL,"
-    " salt BLOB NOT NULL, members BLOB NOT NULL, valid_until INTEGER NOT NULL) WITHOUT ROWID"
-)
 _log = logging.getLogger(__name__)
 
 
@@ -219,8 +215,6 @@ class Gate:
         self._register = register
         self._log = log
         self._policy_digest = policy_digest
-        with log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
 
     def open(
         self, purpose: Purpose, subject_ids: Sequence[str], *, use: Use, at: int

@@ -32,11 +32,6 @@ from consent.withdrawal import (
 QUEUED, SENT = "propagation.queued", "propagation.sent"
 ACKED, OVERDUE = "propagation.acked", "propagation.overdue"
 _MINUTE_MS = 60_000
-_TABLE = """CREATE TABLE IF NOT EXISTS outbox (notice TEXT PRIMARY KEY,
-    withdrawal INTEGER NOT NULL, recipient TEXT NOT NULL, vkey TEXT NOT NULL, message BLOB,
-    signature BLOB, sha256 TEXT NOT NULL, queued_at INTEGER NOT NULL, attempts INTEGER NOT NULL,
-    next_at INTEGER NOT NULL, acked_at INTEGER, alarmed_at INTEGER, ack BLOB, ack_signature BLOB,
-    UNIQUE (withdrawal, recipient)) WITHOUT ROWID"""
 
 
 class Outcome(StrEnum):
@@ -136,8 +131,6 @@ class Outbox:
             raise ValueError("every recipient must have a name of its own")
         self._backoff = backoff
         self._topic = Topic(log, (QUEUED, SENT, ACKED, OVERDUE))
-        with log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
 
     def concerned(self, purposes: Iterable[Purpose]) -> list[str]:
         """Return the names of the recipients of any of some purposes, sorted."""
@@ -250,7 +243,7 @@ class Outbox:
             verify_message(signed, by=key, context=ACK)
             if row[4] is not None:
                 return
-            # What it said about the person is no longer needed; secure_delete overwrites it.
+            # What it said about the person is no longer needed; SQLite overwrites it.
             transaction.connection.execute(
                 "UPDATE outbox SET acked_at = ?, ack = ?, ack_signature = ?, message = NULL,"
                 " signature = NULL WHERE notice = ?",

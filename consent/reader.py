@@ -10,7 +10,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,11 @@ from consent.ladder import AgeBand, Ladder, Profile, Purpose
 from consent.purpose import ladder_of
 from consent.sealed import SubjectRef
 from consent.state import ConsentState
-
-if TYPE_CHECKING:
-    import sqlite3
-else:
-    from pysqlite3 import dbapi2 as sqlite3
+from consent.store import Connection, first_line, open_readonly
 
 _DAY_MS = 86_400_000
-_BUSY_MS = 250
 _MANY = 20_000
+_CHUNK = 1 << 16
 EVERYBODY = -1
 """Row number of a change that is about no single person."""
 
@@ -42,53 +38,54 @@ class Database(Protocol):
         """Return the name of the node's log."""
         ...
 
-    def reading(self) -> contextlib.AbstractContextManager["sqlite3.Connection"]:
+    def reading(self) -> contextlib.AbstractContextManager[Connection]:
         """Give the database to a reader."""
+        ...
+
+    def snapshot(self) -> contextlib.AbstractContextManager[Connection]:
+        """Do the same, and let all questions see one state."""
         ...
 
 
 class ReadOnlyDatabase:
     """The database of another process's log, which this process cannot change."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file.
+    def __init__(self, folder: Path, *, store: str | None = None) -> None:
+        """Open the database.
 
         Raises:
             LogError: There is none, or it cannot be read.
+            ValueError: `store` is not a URL that can be used.
         """
-        self.origin = str(path.parent)
+        self.origin = str(folder)
         self._mutex = threading.RLock()
         self._closed = False
-        try:
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._connection.execute("PRAGMA query_only=ON")
-            self._connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-        except sqlite3.Error as error:
-            raise LogError(f"the consent state in {path.parent} could not be opened") from error
+        self._store = open_readonly(folder, store)
 
     @contextlib.contextmanager
-    def reading(self) -> "Iterator[sqlite3.Connection]":
+    def reading(self) -> Iterator[Connection]:
         """Give the database to a reader."""
         with self._mutex:
             if self._closed:
                 raise LogError(f"the consent state in {self.origin} is closed")
             try:
-                yield self._connection
-            except sqlite3.Error as error:
+                yield self._store.connection
+            except self._store.errors as error:
                 raise LogError(
-                    f"the consent state in {self.origin} could not be read ({error})"
+                    f"the consent state in {self.origin} could not be read ({first_line(error)})"
                 ) from error
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Do the same, and let all questions see one state."""
+        with self.reading() as connection, self._store.snapshot():
+            yield connection
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         with self._mutex:
             self._closed = True
-            self._connection.close()
+            self._store.close()
 
 
 class _Asked(NamedTuple):
@@ -131,11 +128,15 @@ class RegisterReader:
 
     @classmethod
     def open_folder(
-        cls, folder: Path, *, pseudonym_key: bytes, profile: Profile | Ladder
+        cls,
+        folder: Path,
+        *,
+        pseudonym_key: bytes,
+        profile: Profile | Ladder,
+        store: str | None = None,
     ) -> "RegisterReader":
         """Read the tables beside a log that another process writes; the log is not locked."""
-        # The name of the file is the log's: one folder, one node.
-        database = ReadOnlyDatabase(folder / "log.sqlite")
+        database = ReadOnlyDatabase(folder, store=store)
         try:
             return RegisterReader(database, pseudonym_key=pseudonym_key, profile=profile)
         except BaseException:
@@ -284,26 +285,23 @@ class RegisterReader:
         with self._database.reading() as connection:
             head = connection.execute("SELECT state_seq, token FROM consent_seq").fetchone()
             if head != (self._seq, self._token):
-                self._catch_up(connection)
+                self._catch_up()
 
-    def _catch_up(self, connection: "sqlite3.Connection") -> None:
-        # A savepoint makes all questions see one state, inside a transaction and outside.
-        connection.execute("SAVEPOINT consent_reader")
+    def _catch_up(self) -> None:
         try:
-            seq, narrowed, token = connection.execute(
-                "SELECT state_seq, narrowed_seq, token FROM consent_seq"
-            ).fetchone()
-            if not self._follow(connection, seq):
-                self._clear()
-                self._read_everything(connection)
-            self._seq, self._narrowed, self._token = seq, narrowed, token
+            with self._database.snapshot() as connection:
+                seq, narrowed, token = connection.execute(
+                    "SELECT state_seq, narrowed_seq, token FROM consent_seq"
+                ).fetchone()
+                if not self._follow(connection, seq):
+                    self._clear()
+                    self._read_everything(connection)
+                self._seq, self._narrowed, self._token = seq, narrowed, token
         except BaseException:
             self._clear()
             raise
-        finally:
-            connection.execute("RELEASE consent_reader")
 
-    def _follow(self, connection: "sqlite3.Connection", seq: int) -> bool:
+    def _follow(self, connection: Connection, seq: int) -> bool:
         """Read the people that changed; False when memory is no earlier state of the tables."""
         mine = connection.execute(
             "SELECT 1 FROM consent_change WHERE seq = ? AND token = ?", (self._seq, self._token)
@@ -323,14 +321,18 @@ class RegisterReader:
         for row, _ in changes:
             if row != EVERYBODY:
                 self._state.forget(row)
-                self._read_people(*(connection.execute(question, (row,)) for question in _ONE))
+                self._read_people(connection, row, row + 1)
         return True
 
-    def _read_everything(self, connection: "sqlite3.Connection") -> None:
+    def _read_everything(self, connection: Connection) -> None:
         self._read_terms(connection)
-        self._read_people(*(connection.execute(question) for question in _ALL))
+        (last,) = connection.execute(
+            "SELECT COALESCE(MAX(row_no), -1) FROM consent_subject"
+        ).fetchone()
+        for start in range(0, last + 1, _CHUNK):
+            self._read_people(connection, start, min(start + _CHUNK, last + 1))
 
-    def _read_terms(self, connection: "sqlite3.Connection") -> None:
+    def _read_terms(self, connection: Connection) -> None:
         known = len(self._state.lines)
         for number, text in connection.execute(
             "SELECT id, lines FROM consent_terms WHERE id >= ? ORDER BY id", (known,)
@@ -341,9 +343,8 @@ class RegisterReader:
             if self._state.oldest.get(notice_id) != oldest:
                 self._state.raise_notice(notice_id, oldest=oldest)
 
-    def _read_people(
-        self, people: "sqlite3.Cursor", refs: "sqlite3.Cursor", cells: "sqlite3.Cursor"
-    ) -> None:
+    def _read_people(self, connection: Connection, start: int, end: int) -> None:
+        people, refs, cells = (connection.execute(question, (start, end)) for question in _PEOPLE)
         try:
             for row, objected, restricted, age, guardian in people:
                 self._next_row = max(self._next_row, row + 1)
@@ -356,20 +357,19 @@ class RegisterReader:
                     )
                     self._state.put_person(row, person)
             self._rows.update(refs)
-            while chunk := cells.fetchmany(1 << 16):
+            chunk = cells.fetchall()
+            if chunk:
                 self._state.load(np.array(chunk, np.int64))
         except (ValueError, TypeError, IndexError, OverflowError) as error:
             raise LogError(_UNREADABLE) from error
 
 
-_ALL = (
-    "SELECT row_no, objected, restricted, age, guardian FROM consent_subject",
-    "SELECT subject_ref, row_no FROM consent_ref",
-    "SELECT * FROM consent_standing",
-)
-_ONE = (
-    "SELECT row_no, objected, restricted, age, guardian FROM consent_subject WHERE row_no = ?",
-    "SELECT subject_ref, row_no FROM consent_ref WHERE row_no = ?",
-    "SELECT * FROM consent_standing WHERE row_no = ?",
+_PEOPLE = (
+    (
+        "SELECT row_no, objected, restricted, age, guardian FROM consent_subject"
+        " WHERE row_no >= ? AND row_no < ?"
+    ),
+    "SELECT subject_ref, row_no FROM consent_ref WHERE row_no >= ? AND row_no < ?",
+    "SELECT * FROM consent_standing WHERE row_no >= ? AND row_no < ?",
 )
 _UNREADABLE = "a row of the consent tables cannot be read"

@@ -6,14 +6,13 @@ tables answer is in `reader`, what an event does to a person in `fold`.
 """
 
 import contextlib
-import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from consent.act import ConsentChoice, ConsentRecord, Notice
 from consent.canonical import JsonValue
+from consent.changes import Changes
 from consent.circumstances import NOTHING_TOLD, Circumstances, format_circumstances
 from consent.event import LogError
 from consent.fold import (
@@ -39,9 +38,7 @@ from consent.log import Log, LogTransaction
 from consent.reader import EVERYBODY, RegisterReader
 from consent.sealed import SealError, SubjectRef
 from consent.state import ConsentState
-
-if TYPE_CHECKING:
-    import sqlite3
+from consent.topic import Topic
 
 __all__ = [
     "AskedTooSoon",
@@ -55,32 +52,9 @@ __all__ = [
 
 NOTICE_PUBLISHED = "notice.published"
 
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS consent_subject
-    (row_no INTEGER PRIMARY KEY, objected INTEGER NOT NULL, restricted INTEGER NOT NULL,
-    age TEXT, guardian INTEGER NOT NULL, merged_into INTEGER)""",
-    """CREATE INDEX IF NOT EXISTS consent_merged ON consent_subject (merged_into)
-    WHERE merged_into IS NOT NULL""",
-    """CREATE TABLE IF NOT EXISTS consent_ref
-    (subject_ref TEXT PRIMARY KEY, row_no INTEGER NOT NULL) WITHOUT ROWID""",
-    "CREATE INDEX IF NOT EXISTS consent_ref_row ON consent_ref (row_no)",
-    """CREATE TABLE IF NOT EXISTS consent_standing
-    (row_no INTEGER NOT NULL, bit INTEGER NOT NULL, status INTEGER NOT NULL,
-    said_at INTEGER NOT NULL, effective_at INTEGER NOT NULL, until INTEGER NOT NULL,
-    separate INTEGER NOT NULL, terms INTEGER NOT NULL, asked_at INTEGER NOT NULL,
-    PRIMARY KEY (row_no, bit)) WITHOUT ROWID""",
-    "CREATE TABLE IF NOT EXISTS consent_terms (id INTEGER PRIMARY KEY, lines TEXT NOT NULL)",
-    """CREATE TABLE IF NOT EXISTS consent_notice
-    (notice_id TEXT PRIMARY KEY, oldest INTEGER NOT NULL) WITHOUT ROWID""",
-    # Which row each act changed, and a random token, so that a process that kept the state in
-    # memory reads again only what is new, and notices when its memory was never committed.
-    """CREATE TABLE IF NOT EXISTS consent_change
-    (seq INTEGER PRIMARY KEY, token INTEGER NOT NULL, row_no INTEGER NOT NULL,
-    renamed INTEGER NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS consent_seq
-    (one INTEGER PRIMARY KEY CHECK (one = 1), state_seq INTEGER NOT NULL,
-    narrowed_seq INTEGER NOT NULL, token INTEGER NOT NULL)""",
-    "INSERT OR IGNORE INTO consent_seq VALUES (1, 0, 0, 0)",
+_PUT_NOTICE = (
+    "INSERT INTO consent_notice VALUES (?, ?)"
+    " ON CONFLICT (notice_id) DO UPDATE SET oldest = excluded.oldest"
 )
 
 
@@ -99,116 +73,11 @@ class AskedTooSoon(Exception):  # noqa: N818 - an answer, named for the answer
         self.purpose = purpose
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """The text a person was shown.
-
-    Attributes:
-        id: Which notice.
-        version: Which version of it, from 1.
-        language: BCP 47 tag of the text.
-        sha256: 64 hex digits over the exact text.
-    """
-
-    id: str
-    version: int
-    language: str
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
-            raise ValueError("the sha256 of a notice must be 64 lower-case hex digits")
-        if self.version < 1:
-            raise ValueError(f"the version of a notice must be at least 1, got {self.version}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentChoice:
-    """What one person said in one act, as it reaches the register.
-
-    Attributes:
-        subject_id: The brand's own id of the person; stored nowhere.
-        given: Purposes agreed to.
-        refused: Purposes refused; purposes in neither set keep their standing.
-        notice: What the person was shown.
-        channel: Where it happened, such as "app", "till", "call centre".
-        expressed_at: When the person said it, epoch milliseconds.
-        until: When it expires, epoch milliseconds.
-        tier: Preset that was shown; information, never a permission.
-        separate: Whether the act asked for one purpose and nothing else.
-        age: Age band that was told with it; None leaves what is known.
-        circumstances: How it was said.
-    """
-
-    subject_id: str
-    given: frozenset[Purpose]
-    refused: frozenset[Purpose] = frozenset()
-    notice: Notice
-    channel: str
-    expressed_at: int
-    until: int
-    tier: Tier | None = None
-    separate: bool = False
-    age: AgeBand | None = None
-    circumstances: Circumstances = NOTHING_TOLD
-
-    def __post_init__(self) -> None:
-        if self.given & self.refused:
-            raise ValueError("a purpose must not be given and refused in one act")
-        if self.separate and len(self.given | self.refused) != 1:
-            raise ValueError("a separate act must be about exactly one purpose")
-        if not 0 <= self.expressed_at < self.until:
-            raise ValueError("a consent must expire after it was expressed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentRecord:
-    """One act as the node keeps it (ISO/IEC TS 27560, with what `Controller` and `Ladder` say).
-
-    Attributes:
-        record_id: Random id of the record.
-        subject_ref: Pseudonym of the person.
-        given: Purposes agreed to.
-        refused: Purposes refused.
-        notice: What the person was shown.
-        channel: Where it happened.
-        profile: The law the node followed.
-        expressed_at: When the person said it, epoch milliseconds.
-        effective_at: When the node committed it.
-        until: When it expires.
-        tier: Preset that was shown; information, never a permission.
-        separate: Whether the act asked for one purpose and nothing else.
-        terms: Digest of the terms of each purpose agreed to.
-        age: Age band that was told with it.
-        index: Entry of the log that commits to the record.
-        policy: Digest of the profile file in force; empty in records from before it was kept.
-        circumstances: How it was said.
-    """
-
-    record_id: str
-    subject_ref: SubjectRef
-    given: frozenset[Purpose]
-    refused: frozenset[Purpose]
-    notice: Notice
-    channel: str
-    profile: Profile
-    expressed_at: int
-    effective_at: int
-    until: int
-    tier: Tier | None
-    separate: bool
-    terms: Mapping[Purpose, str]
-    age: AgeBand | None
-    index: int
-    policy: str = ""
-    circumstances: Circumstances = NOTHING_TOLD
-
-
 class Register(RegisterReader):
     """The consent register of one node, to be asked and to be written."""
 
     def __init__(self, log: Log, *, pseudonym_key: bytes, profile: Profile | Ladder) -> None:
-        """Read the register's tables in the log's database, or make them.
+        """Read the register's tables in the log's database.
 
         Args:
             log: The node's log, open for writing.
@@ -219,15 +88,17 @@ class Register(RegisterReader):
             LogError: The log is closed or cannot be read.
         """
         self._log = log
-        with log.transaction() as transaction:
-            for statement in _TABLES:
-                transaction.connection.execute(statement)
+        self._notices = Topic(log, (NOTICE_PUBLISHED,))
         super().__init__(log, pseudonym_key=pseudonym_key, profile=profile)
         self._terms = {purpose: rules.terms for purpose, rules in self._ladder.rules.items()}
 
     @staticmethod
     def open_readonly(
-        folder: Path, *, pseudonym_key: bytes, profile: Profile | Ladder
+        folder: Path,
+        *,
+        pseudonym_key: bytes,
+        profile: Profile | Ladder,
+        store: str | None = None,
     ) -> RegisterReader:
         """Open the register of a log that another process writes, to ask and never to write.
 
@@ -235,11 +106,14 @@ class Register(RegisterReader):
             folder: The folder of the log.
             pseudonym_key: As the writer has it.
             profile: As the writer has it.
+            store: As `Log.open` has it.
 
         Raises:
             LogError: The folder holds no log with a register, or it cannot be read.
         """
-        return RegisterReader.open_folder(folder, pseudonym_key=pseudonym_key, profile=profile)
+        return RegisterReader.open_folder(
+            folder, pseudonym_key=pseudonym_key, profile=profile, store=store
+        )
 
     def record(
         self,
@@ -287,8 +161,11 @@ class Register(RegisterReader):
         chosen = list(choices)
         if any(choice.expressed_at > at for choice in chosen):
             raise ValueError("an act must not be recorded before it was expressed")
-        with self._log.transaction() as transaction:
-            return [self._record(transaction, choice, RECORDED, at=at) for choice in chosen]
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
+            transaction.expect(self.subject_ref(choice.subject_id) for choice in chosen)
+            return [
+                self._record(transaction, changes, choice, RECORDED, at=at) for choice in chosen
+            ]
 
     def renew(self, choice: ConsentChoice, *, at: int) -> ConsentRecord:
         """Record that a person agreed again, on the notice and the terms of today.
@@ -305,8 +182,8 @@ class Register(RegisterReader):
             raise ValueError("a renewal must be about purposes that were agreed to, and no others")
         if choice.expressed_at > at:
             raise ValueError("an act must not be recorded before it was expressed")
-        with self._log.transaction() as transaction:
-            return self._record(transaction, choice, RENEWED, at=at)
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
+            return self._record(transaction, changes, choice, RENEWED, at=at)
 
     def request(
         self,
@@ -420,9 +297,8 @@ class Register(RegisterReader):
             LogError: The log cannot be written; nothing was merged.
         """
         ref, other_ref = self.subject_ref(subject_id), self.subject_ref(other_id)
-        with self._log.transaction() as transaction, self._changing():
-            row = self._row(transaction.connection, ref)
-            other = self._row(transaction.connection, other_ref)
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
+            row, other = self._row(changes, ref), self._row(changes, other_ref)
             if row == other:
                 raise ValueError("the two ids mean one person already; nothing was merged")
             event: dict[str, JsonValue] = {
@@ -436,6 +312,7 @@ class Register(RegisterReader):
             known = len(self._state.lines)
             change = self._state.apply(row, event, other=other)
             connection = transaction.connection
+            changes.write(transaction)
             connection.execute("DELETE FROM consent_standing WHERE row_no = ?", (other,))
             connection.execute(
                 "UPDATE consent_subject SET merged_into = ? WHERE merged_into = ? OR row_no = ?",
@@ -444,9 +321,9 @@ class Register(RegisterReader):
             connection.execute("UPDATE consent_ref SET row_no = ? WHERE row_no = ?", (row, other))
             for name in [name for name, number in self._rows.items() if number == other]:
                 self._rows[name] = row
-            self._store(connection, row, change, known_lines=known)
-            self._advance(connection, other, narrows=True, renamed=True)
-            self._advance(connection, row, narrows=True, renamed=True)
+            self._keep(changes, row, change, known_lines=known)
+            self._advance(changes, other, narrows=True, renamed=True)
+            self._advance(changes, row, narrows=True, renamed=True)
         return index
 
     def publish_notice(self, notice: Notice, *, oldest_accepted: int, at: int) -> int:
@@ -459,14 +336,14 @@ class Register(RegisterReader):
                 itself would not be accepted; nothing was recorded.
             LogError: The log cannot be written; nothing was recorded.
         """
-        with self._log.transaction() as transaction, self._changing():
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
             oldest = self._state.oldest.get(notice.id, 1)
             if not oldest <= oldest_accepted <= notice.version:
                 raise ValueError(
                     f"the oldest accepted version must be in [{oldest}, {notice.version}], got "
                     f"{oldest_accepted}; nothing was recorded"
                 )
-            index = transaction.append(
+            index = self._notices.append(
                 {
                     "type": NOTICE_PUBLISHED,
                     "v": 1,
@@ -476,11 +353,8 @@ class Register(RegisterReader):
                 }
             )
             self._state.raise_notice(notice.id, oldest=oldest_accepted)
-            connection = transaction.connection
-            connection.execute(
-                "INSERT OR REPLACE INTO consent_notice VALUES (?, ?)", (notice.id, oldest_accepted)
-            )
-            self._advance(connection, EVERYBODY, narrows=oldest_accepted > oldest)
+            transaction.connection.execute(_PUT_NOTICE, (notice.id, oldest_accepted))
+            self._advance(changes, EVERYBODY, narrows=oldest_accepted > oldest)
         return index
 
     def erase(self, subject_id: str, *, at: int) -> int:
@@ -490,13 +364,13 @@ class Register(RegisterReader):
         and root hashes stay as they are; the person's sealed events can never be opened again.
         """
         refs = [self.subject_ref(subject_id)]
-        with self._log.transaction() as transaction, self._changing():
+        with self._log.transaction() as transaction, self._changing(transaction) as changes:
             index = transaction.append({"type": "subject.erased", "v": 1, "at": at})
             row = self._rows.get(refs[0])
-            connection = transaction.connection
             if row is None:
-                self._advance(connection, EVERYBODY, narrows=True)
+                self._advance(changes, EVERYBODY, narrows=True)
             else:
+                connection = transaction.connection
                 refs = [SubjectRef(ref) for ref, known in self._rows.items() if known == row]
                 connection.execute("DELETE FROM consent_standing WHERE row_no = ?", (row,))
                 connection.execute("DELETE FROM consent_ref WHERE row_no = ?", (row,))
@@ -509,7 +383,7 @@ class Register(RegisterReader):
                 for ref in refs:
                     del self._rows[ref]
                 self._state.forget(row)
-                self._advance(connection, row, narrows=True, renamed=True)
+                self._advance(changes, row, narrows=True, renamed=True)
         for ref in refs:
             self._log.erase_subject(ref)
         return index
@@ -556,7 +430,13 @@ class Register(RegisterReader):
         self._state.verify_column()
 
     def _record(
-        self, transaction: LogTransaction, choice: ConsentChoice, kind: str, *, at: int
+        self,
+        transaction: LogTransaction,
+        changes: Changes,
+        choice: ConsentChoice,
+        kind: str,
+        *,
+        at: int,
     ) -> ConsentRecord:
         record_id, ref = secrets.token_hex(16), self.subject_ref(choice.subject_id)
         terms = {purpose: self._terms[purpose] for purpose in sorted(choice.given)}
@@ -594,7 +474,7 @@ class Register(RegisterReader):
             age=choice.age,
             policy=self._ladder.digest,
             circumstances=choice.circumstances,
-            index=self._tell(transaction, choice.subject_id, kind, at=at, more=more),
+            index=self._fold_in(transaction, changes, ref, kind, at=at, more=more),
         )
 
     def _about(
@@ -615,84 +495,63 @@ class Register(RegisterReader):
     ) -> int:
         """Append one event about one person and fold it in."""
         ref = self.subject_ref(subject_id)
+        with self._changing(transaction) as changes:
+            return self._fold_in(transaction, changes, ref, kind, at=at, more=more)
+
+    def _fold_in(
+        self,
+        transaction: LogTransaction,
+        changes: Changes,
+        ref: SubjectRef,
+        kind: str,
+        *,
+        at: int,
+        more: dict[str, JsonValue],
+    ) -> int:
         event: dict[str, JsonValue] = {"type": kind, "v": 1, "at": at, "subject": ref, **more}
-        with self._changing():
-            index = transaction.append_sealed(ref, event)
-            row = self._row(transaction.connection, ref)
-            known = len(self._state.lines)
-            change = self._state.apply(row, event)
-            self._store(transaction.connection, row, change, known_lines=known)
-            self._advance(transaction.connection, row, narrows=change.narrows)
+        index = transaction.append_sealed(ref, event)
+        row = self._row(changes, ref)
+        known = len(self._state.lines)
+        change = self._state.apply(row, event)
+        self._keep(changes, row, change, known_lines=known)
+        self._advance(changes, row, narrows=change.narrows)
         return index
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _changing(self, transaction: LogTransaction) -> Iterator[Changes]:
+        """Give what gathers the changes of some acts; they are written at the end."""
         self._refresh()
+        changes = Changes()
         try:
-            yield
+            yield changes
+            changes.write(transaction)
         except BaseException:
             # What is in memory may be ahead of the tables: read them again.
             self._clear()
             raise
 
-    def _store(
-        self, connection: "sqlite3.Connection", row: int, change: Change, *, known_lines: int
-    ) -> None:
-        lines = enumerate(self._state.lines[known_lines:], known_lines)
-        connection.executemany(
-            "INSERT INTO consent_terms VALUES (?, ?)",
-            [(number, json.dumps(line)) for number, line in lines],
-        )
+    def _keep(self, changes: Changes, row: int, change: Change, *, known_lines: int) -> None:
         cells = [
             self._state.cell(row, purpose, standing)
             for purpose, standing in change.standings.items()
         ]
-        connection.executemany(
-            "INSERT OR REPLACE INTO consent_standing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", cells
-        )
-        person = change.person
-        if person is not None:
-            connection.execute(
-                "UPDATE consent_subject SET objected = ?, restricted = ?, age = ?, guardian = ?"
-                " WHERE row_no = ?",
-                (
-                    person.objected,
-                    person.restricted,
-                    None if person.age is None else str(person.age),
-                    int(person.guardian),
-                    row,
-                ),
-            )
+        changes.put_cells(cells)
+        changes.add_terms(dict(enumerate(self._state.lines[known_lines:], known_lines)))
+        if change.person is not None:
+            changes.put_person(row, change.person)
 
-    def _advance(
-        self,
-        connection: "sqlite3.Connection",
-        row: int,
-        *,
-        narrows: bool,
-        renamed: bool = False,
-    ) -> None:
+    def _advance(self, changes: Changes, row: int, *, narrows: bool, renamed: bool = False) -> None:
         self._seq += 1
         self._token = secrets.randbits(62)
         if narrows:
             self._narrowed = self._seq
-        connection.execute(
-            "INSERT INTO consent_change VALUES (?, ?, ?, ?)",
-            (self._seq, self._token, row, int(renamed)),
-        )
-        connection.execute(
-            "UPDATE consent_seq SET state_seq = ?, narrowed_seq = ?, token = ?",
-            (self._seq, self._narrowed, self._token),
-        )
+        changes.add_act(self._seq, self._token, row, narrowed=self._narrowed, renamed=renamed)
 
-    def _row(self, connection: "sqlite3.Connection", ref: SubjectRef) -> int:
+    def _row(self, changes: Changes, ref: SubjectRef) -> int:
         row = self._rows.get(ref)
         if row is None:
             row = self._next_row
-            connection.execute(
-                "INSERT INTO consent_subject VALUES (?, 0, 0, NULL, 0, NULL)", (row,)
-            )
-            connection.execute("INSERT INTO consent_ref VALUES (?, ?)", (ref, row))
+            changes.add_ref(ref, row)
             self._rows[ref] = row
             self._next_row += 1
         return row

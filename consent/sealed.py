@@ -9,6 +9,7 @@ or they undo an erasure.
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NewType
 
@@ -29,6 +30,11 @@ SubjectRef = NewType("SubjectRef", str)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SALT_BYTES = 32
 _NONCE_BYTES = 12
+_AT_ONCE = 64
+_MANY_KEYS = (
+    "SELECT subject_ref, key FROM subject_key WHERE subject_ref IN"  # noqa: S608 - marks only
+    f" ({', '.join('?' * _AT_ONCE)})"
+)
 MINUTE_MS = 60_000
 
 
@@ -115,8 +121,8 @@ class SubjectKeys:
             "CREATE TABLE IF NOT EXISTS subject_key"
             " (subject_ref TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
         )
-
         self._made: list[SubjectRef] = []
+        self._near: dict[str, bytes] = {}
 
     @property
     def made(self) -> int:
@@ -133,12 +139,23 @@ class SubjectKeys:
         Raises:
             SealError: There is none, or it was destroyed.
         """
+        near = self._near.get(subject_ref)
+        if near is not None:
+            return near
         row = self._connection.execute(
             "SELECT key FROM subject_key WHERE subject_ref = ?", (subject_ref,)
         ).fetchone()
         if row is None:
             raise SealError("the key of a data subject does not exist or was destroyed")
         return bytes(row[0])
+
+    def expect(self, subject_refs: Sequence[SubjectRef]) -> None:
+        """Read the keys of several subjects at once; they are forgotten at the next commit."""
+        for start in range(0, len(subject_refs), _AT_ONCE):
+            some = list(subject_refs[start : start + _AT_ONCE])
+            # The same statement for any number of subjects, so that it is prepared once.
+            marks = some + some[-1:] * (_AT_ONCE - len(some))
+            self._near.update(self._connection.execute(_MANY_KEYS, marks))
 
     def make_key(self, subject_ref: SubjectRef) -> bytes:
         """Return the key of a subject, made now when there is none; durable after `commit`."""
@@ -154,6 +171,7 @@ class SubjectKeys:
 
     def unmake(self, kept: int) -> None:
         """Forget all but the first `kept` keys that were made since the last commit."""
+        self._near.clear()
         for subject_ref in self._made[kept:]:
             self._connection.execute(
                 "DELETE FROM subject_key WHERE subject_ref = ?", (subject_ref,)
@@ -162,17 +180,20 @@ class SubjectKeys:
 
     def commit(self) -> None:
         """Make new keys durable; called before the log commits what they encrypt."""
+        self._near.clear()
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
         self._made.clear()
 
     def rollback(self) -> None:
         """Forget new keys."""
+        self._near.clear()
         self._made.clear()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
 
     def destroy(self, subject_ref: SubjectRef) -> None:
         """Erase a key from the database and from its write-ahead file."""
+        self._near.clear()
         self._connection.execute("DELETE FROM subject_key WHERE subject_ref = ?", (subject_ref,))
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -12,12 +12,6 @@ from consent.canonical import JsonValue, parse_canonical
 from consent.event import Event, LogError
 from consent.log import Log
 
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS topic (idx INTEGER PRIMARY KEY REFERENCES entry (idx),"
-    " kind TEXT NOT NULL)"
-)
-_INDEX = "CREATE INDEX IF NOT EXISTS topic_kind ON topic (kind, idx)"
-
 
 @dataclass(frozen=True, slots=True)
 class Told:
@@ -50,12 +44,9 @@ class Topic:
     """The open events of some types in one log, oldest first."""
 
     def __init__(self, log: Log, kinds: Iterable[str]) -> None:
-        """Make the table when there is none yet; events of these types go through `append`."""
+        """Read a topic; events of these types must go through `append`."""
         self._log = log
         self._kinds = tuple(sorted(kinds))
-        with log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
-            transaction.connection.execute(_INDEX)
 
     def append(self, event: Event) -> int:
         """Append an event of one of the types durably and return its entry."""
@@ -68,14 +59,14 @@ class Topic:
             )
             return index
 
-    def events(self) -> list[Told]:
-        """Return every event of the types."""
+    def events(self, start: int = 0) -> list[Told]:
+        """Return every event of the types, from an entry of the log on."""
         marks = ", ".join("?" * len(self._kinds))
         with self._log.reading() as connection:
             rows = connection.execute(
                 "SELECT entry.idx, leaf, kind FROM topic JOIN entry ON entry.idx = topic.idx"  # noqa: S608
-                f" WHERE kind IN ({marks}) ORDER BY entry.idx",
-                self._kinds,
+                f" WHERE kind IN ({marks}) AND topic.idx >= ? ORDER BY entry.idx",
+                (*self._kinds, start),
             ).fetchall()
         return [_read(*row) for row in rows]
 

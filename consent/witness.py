@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 else:
     from pysqlite3 import dbapi2 as sqlite3
 
+_PUT_SEEN = (
+    "INSERT INTO seen VALUES (?, ?, ?)"
+    " ON CONFLICT (origin) DO UPDATE SET vkey = excluded.vkey, note = excluded.note"
+)
+
 
 class EquivocationError(Exception):
     """A log showed a head that does not follow from the one it showed before.
@@ -109,9 +114,7 @@ class Witness:
             elif proof:
                 raise ProofError("the proof for a log that is not known yet must be empty")
             if seen is None or shown.tree_size > _head(seen[1]).tree_size:
-                self._connection.execute(
-                    "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (log.name, log.format(), note)
-                )
+                self._connection.execute(_PUT_SEEN, (log.name, log.format(), note))
         return cosign(note, self._identity, at=at)
 
     @contextlib.contextmanager

@@ -15,6 +15,7 @@ from consent import (
     Purpose,
     Witnessing,
     packaged_profile,
+    parse_address,
     parse_ladder,
 )
 from participant.brand import format_brand, parse_brand, quoted
@@ -58,6 +59,9 @@ class ParticipantConfig:
         controller: Who answers for people's data; None issues no receipt and writes no register
             of processing.
         handle_days: Days until a handle that a person gets expires; 1 to 3650.
+        store: URL of the PostgreSQL database that holds log and register; None for a SQLite
+            file in `folder`. Never holds a password. Trusted: whoever can write there can
+            destroy the node's memory, and what they change is noticed.
     """
 
     name: str
@@ -73,6 +77,7 @@ class ParticipantConfig:
     profile_file: Path | None = None
     controller: Controller | None = None
     handle_days: int = 30
+    store: str | None = None
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -87,6 +92,11 @@ class ParticipantConfig:
                 f"handle_days must be in [1, {_LONGEST_HANDLE_DAYS}], got {self.handle_days}"
             )
         _verify_keys("columns", set(self.columns), required=set(REQUIRED_COLUMNS))
+        if self.store is not None:
+            try:
+                parse_address(self.store)
+            except ValueError as error:
+                raise ConfigError(f"store: {error}") from error
         if not self.budgets:
             raise ConfigError("at least one purpose needs a budget, got none")
 
@@ -138,6 +148,7 @@ def format_config(config: ParticipantConfig) -> str:
         f"cohort_floor = {config.cohort_floor}",
         format_spreading(config.spreading)[0],
         f"handle_days = {config.handle_days}",
+        *([] if config.store is None else [f"store = {quoted(config.store)}"]),
         "",
         "[columns]",
         *(f"{name} = {quoted(column)}" for name, column in config.columns.items()),
@@ -163,6 +174,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
             "cohort_floor",
             "controller",
             "handle_days",
+            "store",
             "witnessing",
             *SPREADING_KEYS,
         },
@@ -191,6 +203,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         ),
         controller=_controller(document["controller"]) if "controller" in document else None,
         handle_days=_integer(document.get("handle_days", 30), "handle_days"),
+        store=_text(document["store"], "store") if "store" in document else None,
     )
     if config.profile_file is None:
         return config

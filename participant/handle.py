@@ -23,8 +23,6 @@ from consent import Log, SubjectRef
 from consent.problems import Problem, RequestRefused
 from participant.node import Node, NodeError, load_key
 
-_TABLE = """CREATE TABLE IF NOT EXISTS handle_generation
-    (subject_ref TEXT PRIMARY KEY, generation INTEGER NOT NULL) WITHOUT ROWID"""
 _REF_BYTES = _MAC_BYTES = 32
 _END_BYTES = 4
 _BODY_BYTES = _REF_BYTES + 1 + _END_BYTES
@@ -88,8 +86,6 @@ class Handles:
         self._key = key
         self._clock = clock
         self._days = days
-        with log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
 
     @classmethod
     def of(cls, node: Node) -> "Handles":

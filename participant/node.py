@@ -184,7 +184,8 @@ class Node:
         AgreementKey.generate().save(config.folder / "agreement.key")
         _write_secret(config.folder / "pseudonym.key", secrets.token_bytes(32))
         Ledger.create(config.folder / "ledger.sqlite", _budgets(config)).close()
-        log = Log.create(config.folder / "log", Identity.load(config.folder / "identity.key"))
+        identity = Identity.load(config.folder / "identity.key")
+        log = Log.create(config.folder / "log", identity, store=config.store)
         log.append({"type": "node.created", "v": 1, "at": clock(), "name": config.name})
         return cls(config, clock=clock, log=log)
 
@@ -197,7 +198,7 @@ class Node:
         """
         try:
             identity = Identity.load(config.folder / "identity.key")
-            log = Log.open(config.folder / "log", identity)
+            log = Log.open(config.folder / "log", identity, store=config.store)
             try:
                 return cls._of_parts(config, clock=clock, log=log)
             except BaseException:

@@ -27,6 +27,8 @@ from consent import (
     Register,
     Role,
     SubjectRef,
+    Told,
+    Topic,
     format_page,
 )
 from consent.circumstances import NOTHING_TOLD
@@ -47,11 +49,11 @@ from participant.records import (
 )
 from participant.rights import RequestKind, Rights, RightsError
 
+NOTICE_PUBLISHED = "notice.published"
 ANSWERS_KEPT_MS = 7 * 86_400_000
 MOST_ACTS = 200
 _DAY_MS = 86_400_000
 _REF = re.compile(r"[0-9a-f]{64}")
-_INDEX = "CREATE INDEX IF NOT EXISTS service_answer_at ON service_answer (at)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,7 @@ class SubjectDesk:
         self._consent_days = consent_days
         self._notices: dict[str, list[dict[str, JsonValue]]] = {}
         self._notices_read = 0
+        self._topic = Topic(node.log, (NOTICE_PUBLISHED,))
         self._register = PseudonymRegister(
             node.log,
             pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
@@ -117,8 +120,6 @@ class SubjectDesk:
         self._withdrawals = node.withdrawals.known_by(self._register)
         self.rights = Rights(node, self._register, handles)
         self._receipts = Receipts(node, handles)
-        with node.log.transaction() as transaction:
-            transaction.connection.execute(_INDEX)
 
     @property
     def ladder(self) -> Ladder:
@@ -408,22 +409,17 @@ class SubjectDesk:
 
     def _read_notices(self) -> None:
         """Read the notices that were published since the last time; the log must be held."""
-        log = self._node.log
-        size = log.tree_size
+        size = self._node.log.tree_size
         if size == self._notices_read:
             return
-        with log.reading() as connection:
-            rows = connection.execute(
-                "SELECT idx FROM entry WHERE idx >= ? AND idx < ?"
-                " AND instr(leaf, CAST('\"notice.published\"' AS BLOB)) ORDER BY idx",
-                (self._notices_read, size),
-            ).fetchall()
-        for (index,) in rows:
-            self._keep_notice(int(index))
+        for told in self._topic.events(self._notices_read):
+            if told.index < size:  # What still waits for its commit is read the next time.
+                self._keep_notice(told)
         self._notices_read = size
 
-    def _keep_notice(self, index: int) -> None:
-        match self._node.log.entry(index).value:
+    def _keep_notice(self, told: Told) -> None:
+        index = told.index
+        match told.event:
             case {
                 "type": "notice.published",
                 "at": int(at),

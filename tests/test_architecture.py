@@ -51,14 +51,31 @@ ROOMS = {
         "privacy.sum_wire",
     },
     "pysqlite3": {
-        "consent.entries",
+        "consent.commit",
         "consent.log",
-        "consent.reader",
         "consent.sealed",
+        "consent.store",
         "consent.witness",
         "privacy.ledger",
         "tillpact.doctor",
     },
+    "sqlalchemy": {
+        "consent.migrations",
+        "consent.migrations.versions.v0001_log",
+        "consent.migrations.versions.v0002_register",
+        "consent.migrations.versions.v0003_services",
+        "consent.postgresql",
+        "consent.store",
+        "consent.tables",
+    },
+    "alembic": {
+        "consent.migrations",
+        "consent.migrations.env",
+        "consent.migrations.versions.v0001_log",
+        "consent.migrations.versions.v0002_register",
+        "consent.migrations.versions.v0003_services",
+    },
+    "psycopg": {"consent.postgresql"},
     "cedarpy": {"consent.cedar"},
     "gmpy2": {"privacy.paillier"},
     "phe": {"privacy.paillier"},
@@ -206,6 +223,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'flwr', 'pandas', 'scipy', 'numpy', 'pyarrow', 'torch', 'fastapi'}\n"
+        "heavy |= {'sqlalchemy', 'alembic', 'psycopg'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -370,12 +370,12 @@ def node_serve(  # noqa: PLR0917 - a command line has options, not parameters
 def doctor(
     folder: Annotated[Path, typer.Argument(help="Where a node's state would go.")] = Path(),
     config: Annotated[
-        Path | None, typer.Option(help="Also read this participant.toml and the data it names.")
+        Path | None, typer.Option(help="Also read this participant.toml, its data and its store.")
     ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Check Python, pins, SQLite, disk, clock, and that Flower calls nobody; exit 1 if not."""
-    from tillpact.doctor import examine, examine_data  # noqa: PLC0415
+    from tillpact.doctor import examine, examine_data, examine_store  # noqa: PLC0415
 
     checks = examine(folder)
     if config is not None:
@@ -383,7 +383,8 @@ def doctor(
         from participant.customers import DataError  # noqa: PLC0415
 
         try:
-            checks.append(examine_data(load(config)))
+            read = load(config)
+            checks += [examine_data(read), examine_store(read)]
         except (ConfigError, DataError) as error:
             complain(error)
             raise typer.Exit(WRONG) from error

@@ -65,6 +65,22 @@ def examine_data(config: "ParticipantConfig") -> Check:
     return Check(name="data", passed=True, found=words)
 
 
+def examine_store(config: "ParticipantConfig") -> Check:
+    """Ask the database that keeps a node's log and register whether it answers."""
+    from consent import LogError, open_readonly  # noqa: PLC0415 - heavy
+
+    where = "SQLite in the node's folder" if config.store is None else "PostgreSQL"
+    if config.store is None and not (config.folder / "log" / "log.sqlite").exists():
+        return Check(name="store", passed=True, found=f"{where}; the node is not made yet")
+    try:
+        store = open_readonly(config.folder / "log", config.store)
+    except LogError as error:
+        return Check(name="store", passed=False, found=f"{where}: {error}")
+    words = f"{store.version()} answers, {store.where}"
+    store.close()
+    return Check(name="store", passed=True, found=words)
+
+
 def _python() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     passed = sys.version_info >= (3, 11)

@@ -28,9 +28,38 @@ def policy(identity: Identity, coordinator: Identity) -> TrustPolicy:
 
 
 @pytest.fixture
-def log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
+def log(tmp_path: Path, identity: Identity, store: str | None) -> Iterator[Log]:
+    with Log.create(tmp_path / "log", identity, store=store) as log:
+        yield log
+
+
+@pytest.fixture
+def plain_log(tmp_path: Path, identity: Identity) -> Iterator[Log]:
+    """An open log in SQLite, for what only a file can suffer."""
     with Log.create(tmp_path / "log", identity) as log:
         yield log
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a group wait for its members however busy the machine is."""
+    monkeypatch.setattr("consent.commit._LONGEST_GROUP_S", 60)
+
+
+@pytest.fixture
+def disarm() -> Callable[[Log], None]:
+    """Take the triggers away that refuse changes, as whoever owns the database can."""
+
+    def disarm(log: Log) -> None:
+        is_file = log._writer.store.dialect == "sqlite"
+        names = ("update", "delete") if is_file else ("change",)
+        with log.transaction() as transaction:
+            for table in ("owner", "entry", "node", "signed"):
+                for name in names:
+                    on = "" if is_file else f" ON {table}"
+                    transaction.connection.execute(f"DROP TRIGGER {table}_no_{name}{on}")
+
+    return disarm
 
 
 @pytest.fixture

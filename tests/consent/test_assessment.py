@@ -122,12 +122,17 @@ def test_steps_that_make_no_sense_are_refused(assessments: Assessments, grant: G
 
 
 def test_assessments_survive_a_restart(
-    assessments: Assessments, grant: Granting, log: Log, tmp_path: Path, identity: Identity
+    assessments: Assessments,
+    grant: Granting,
+    log: Log,
+    tmp_path: Path,
+    identity: Identity,
+    store: str | None,
 ) -> None:
     draft(assessments, grant)
     assessments.approve("pia-1", valid_until=100, grant=approval(grant), at=20)
     log.close()
-    with Log.open(tmp_path / "log", identity) as reopened:
+    with Log.open(tmp_path / "log", identity, store=store) as reopened:
         Assessments(reopened, needed=NEEDED).verify_purpose(TRAINING, at=30)
 
 

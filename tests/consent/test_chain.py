@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from pysqlite3 import dbapi2 as sqlite3
 
 from consent import Identity, Log, LogError, SubjectRef, TrustPolicy, cosign
-from consent.canonical import format_canonical
+from consent.canonical import format_canonical, parse_canonical
 from consent.chain import ChainHead, Link, format_link, parse_link
 from consent.dossier import DossierError, build_dossier, verify_dossier
 from consent.event import Event
-from consent.sealed import seal, sealed_leaf
+from consent.sealed import commitment_of, seal, sealed_leaf
 from consent.statetree import append_state_root
 
 ANNA, BEN = SubjectRef("a" * 64), SubjectRef("b" * 64)
@@ -32,10 +32,12 @@ def test_the_log_chains_each_subjects_events(log: Log) -> None:
     assert [log.opening(index).leaf for index in indices] == [e.leaf for e in log.entries()]
 
 
-def test_a_chain_goes_on_in_a_reopened_log(log: Log, tmp_path: Path, identity: Identity) -> None:
+def test_a_chain_goes_on_in_a_reopened_log(
+    log: Log, tmp_path: Path, identity: Identity, store: str | None
+) -> None:
     log.append_sealed(ANNA, _event(1))
     log.close()
-    with Log.open(tmp_path / "log", identity) as reopened:
+    with Log.open(tmp_path / "log", identity, store=store) as reopened:
         assert reopened.opening(reopened.append_sealed(ANNA, _event(2))).link.subject_seq == 2
 
 
@@ -146,8 +148,13 @@ def _age(folder: Path, contents: dict[int, Event]) -> None:
         connection.executemany(
             "INSERT INTO node VALUES (?, ?, ?)", frontier.append(leaf_hash(leaf))
         )
-    for table in ("subject_head", "state_tree", "collected"):
-        connection.execute(f"DROP TABLE {table}")
+    for ref, leaf in connection.execute(
+        "SELECT subject_ref, leaf FROM sealed JOIN entry USING (idx) ORDER BY idx"
+    ).fetchall():
+        connection.execute(
+            "UPDATE subject_head SET commitment = ? WHERE subject_ref = ?",
+            (commitment_of(parse_canonical(leaf)), ref),
+        )
     connection.close()
     from consent.durable import Anchor, Head
 
@@ -156,9 +163,9 @@ def _age(folder: Path, contents: dict[int, Event]) -> None:
 
 
 def test_a_log_from_before_chains_is_read_and_goes_on(
-    log: Log, tmp_path: Path, identity: Identity, coordinator: Identity, policy: TrustPolicy
+    plain_log: Log, tmp_path: Path, identity: Identity, coordinator: Identity, policy: TrustPolicy
 ) -> None:
-    old = {0: _event(1), 2: _event(2)}
+    log, old = plain_log, {0: _event(1), 2: _event(2)}
     log.append_sealed(ANNA, old[0])
     log.append_sealed(BEN, _event(1))
     log.append_sealed(ANNA, old[2])
@@ -191,8 +198,9 @@ def build_with(dossier: bytes, change: object) -> bytes:
 
 
 def test_a_bare_event_after_a_chained_one_is_refused(
-    log: Log, tmp_path: Path, identity: Identity, coordinator: Identity, policy: TrustPolicy
+    plain_log: Log, tmp_path: Path, identity: Identity, coordinator: Identity, policy: TrustPolicy
 ) -> None:
+    log = plain_log
     for number in range(3):
         log.append_sealed(ANNA, _event(number))
     log.close()
@@ -224,7 +232,7 @@ def test_an_event_of_another_chain_does_not_fit(
         first = transaction.connection.execute("SELECT * FROM subject_head").fetchone()
         transaction.append_sealed(ANNA, _event(2))
         transaction.connection.execute(
-            "INSERT OR REPLACE INTO subject_head VALUES (?, ?, ?)", first
+            "UPDATE subject_head SET subject_seq = ?, commitment = ?", tuple(first)[1:]
         )
         transaction.append_sealed(ANNA, _event(3))
     append_state_root(log, at=9)
@@ -238,7 +246,7 @@ def test_a_second_event_that_names_another_first_one_does_not_follow(
 ) -> None:
     with log.transaction() as transaction:
         transaction.append_sealed(ANNA, _event(1))
-        transaction.connection.execute("UPDATE subject_head SET commitment = zeroblob(32)")
+        transaction.connection.execute("UPDATE subject_head SET commitment = ?", (bytes(32),))
         transaction.append_sealed(ANNA, _event(2))
     append_state_root(log, at=9)
     log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=9), policy)

@@ -31,6 +31,7 @@ from consent import (
 from consent import evidence as module
 from consent.listing import COLUMNS, EntryRow, RowReader, safe_text
 from consent.published import Publication
+from tests.conftest import Stores
 
 DAY = 86_400_000
 START = 20_000 * DAY
@@ -42,6 +43,12 @@ USE: dict[str, JsonValue] = {
     "recipients": ["coordinator", "@harbour"],
 }
 Files = dict[str, bytes]
+
+
+@pytest.fixture
+def stores() -> Stores:
+    """In which engine a log is makes no difference here."""
+    return lambda: None
 
 
 def permit(at: int, purpose: str = "federated_training") -> dict[str, JsonValue]:

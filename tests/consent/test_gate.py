@@ -183,10 +183,12 @@ def test_permits_are_unchanged_until_somebody_in_them_leaves(
         gate.is_unchanged(["00"], TRAINING, at=24)
 
 
-def test_uses_survive_a_restart(gate: Gate, log: Log, tmp_path: Path, identity: Identity) -> None:
+def test_uses_survive_a_restart(
+    gate: Gate, log: Log, tmp_path: Path, identity: Identity, store: str | None
+) -> None:
     permit = gate.open(TRAINING, PEOPLE, use=TRAIN, at=20).permit
     log.close()
-    with Log.open(tmp_path / "log", identity) as reopened:
+    with Log.open(tmp_path / "log", identity, store=store) as reopened:
         register = Register(reopened, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
         again = Gate(register, reopened, policy_digest="sha256:00")
 

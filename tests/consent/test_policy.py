@@ -202,11 +202,16 @@ def test_a_grant_for_other_files_is_refused(rulebook: Rulebook, grant: Granting)
 
 
 def test_a_policy_survives_a_restart(
-    rulebook: Rulebook, grant: Granting, log: Log, tmp_path: Path, identity: Identity
+    rulebook: Rulebook,
+    grant: Granting,
+    log: Log,
+    tmp_path: Path,
+    identity: Identity,
+    store: str | None,
 ) -> None:
     activate(rulebook, grant, approve(rulebook, grant, propose(rulebook, grant).index).index)
     log.close()
-    with Log.open(tmp_path / "log", identity) as reopened:
+    with Log.open(tmp_path / "log", identity, store=store) as reopened:
         assert Rulebook(reopened).active_digest() == FILES.digest
 
 

@@ -15,8 +15,15 @@ from consent.proof import (
     verify_opened_proof,
     verify_proof,
 )
+from tests.conftest import Stores
 
 ANNA = SubjectRef("a" * 64)
+
+
+@pytest.fixture
+def stores() -> Stores:
+    """In which engine a log is makes no difference here."""
+    return lambda: None
 
 
 def _event(at: int) -> Event:

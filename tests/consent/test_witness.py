@@ -24,6 +24,13 @@ from consent.checkpoint import merge_cosignatures, verify_cosignatures
 from consent.event import Event
 from consent.identity import COSIGNATURE
 from consent.note import Note, NoteSignature
+from tests.conftest import Stores
+
+
+@pytest.fixture
+def stores() -> Stores:
+    """In which engine a log is makes no difference here."""
+    return lambda: None
 
 
 def _events(count: int) -> list[Event]:
@@ -148,7 +155,7 @@ def test_a_witness_without_memory_cosigns_nothing(tmp_path: Path, coordinator: I
 COSIGNS_AND_DIES = """
 import os, sys
 from pathlib import Path
-from consent import Identity, PublicIdentity, Witness
+from tests.conftest import Stores
 witness = Witness(Path(sys.argv[1]), Identity.load(Path(sys.argv[2])))
 note = bytes.fromhex(sys.argv[4]).decode()
 print(witness.cosign(note, log=PublicIdentity.parse(sys.argv[3]), proof=[], at=1), flush=True)

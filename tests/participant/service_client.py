@@ -25,9 +25,11 @@ NOTICE_FIELDS = {"id": "privacy", "version": 2, "language": "en", "sha256": "ab"
 LENIENT = ServiceSettings(requests_per_minute=10_000)
 
 
-def new_node(name: str, folder: Path, *, clock: Clock | None = None) -> Node:
+def new_node(
+    name: str, folder: Path, *, clock: Clock | None = None, store: str | None = None
+) -> Node:
     """A node that has published a notice; it has no customers' data."""
-    node = Node.create(config_of(name, folder), clock=clock or Clock())
+    node = Node.create(config_of(name, folder, store=store), clock=clock or Clock())
     node.register.publish_notice(NOTICE, oldest_accepted=2, at=node.clock())
     return node
 

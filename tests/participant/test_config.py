@@ -78,6 +78,7 @@ changes = st.fixed_dictionaries(
         "controller": st.none()
         | st.builds(dataclasses.replace, st.just(CONTROLLER), name=texts.filter(is_line))
         | st.just(dataclasses.replace(CONTROLLER, joint=("Brand B",), purposes={})),
+        "store": st.sampled_from([None, "postgresql://node@db/retail?schema=amber"]),
     }
 )
 
@@ -288,3 +289,11 @@ def test_garbage_raises_only_a_configuration_error(
     except ConfigError:
         return
     assert isinstance(config, ParticipantConfig)
+
+
+def test_a_store_with_a_password_in_it_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, 'store = "postgresql://node:hunter2@db/retail"\n' + GOOD)
+    with pytest.raises(ConfigError, match="store: a store's URL must not hold a password") as error:
+        load(path)
+
+    assert "hunter2" not in str(error.value)

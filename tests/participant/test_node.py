@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import stat
 from pathlib import Path
@@ -15,14 +16,17 @@ from privacy import Budget, Roster, RosterError
 from tests.federation.synthetic import (
     PURPOSE,
     Federation,
+    agree,
     approve,
     ask,
     config_of,
     events,
     first_round,
+    govern,
     kinds,
     ready,
 )
+from tests.postgresql import Server
 
 
 def test_a_new_node_has_secrets_that_only_its_owner_can_read(shared: Federation) -> None:
@@ -338,3 +342,23 @@ def test_publishing_logs_a_state_root_once_a_day(federation: Federation) -> None
         counts.append(kinds(node).count("state.root"))
 
     assert counts == [1, 1, 2, 2]
+
+
+def test_a_node_in_postgresql_keeps_keys_and_anchor_at_home(tmp_path: Path, server: Server) -> None:
+    store = server.url(schema="whole_node")
+    made = Federation.create(tmp_path, names=("amber", "birch", "cedar"), customers=15)
+    made.close()
+    config = dataclasses.replace(made.nodes["amber"].config, folder=tmp_path / "n", store=store)
+    with Node.create(config, clock=made.clock) as node:
+        govern(node)
+        agree(node, node.table.subjects)
+        root = node.log.root_hash
+    with Node.open(config, clock=made.clock) as node:
+        mask = node.register.mask(node.table.subjects, PURPOSE, at=node.clock())
+        assert mask.all()
+        assert node.log.root_hash == root
+        node.log.publish(tmp_path / "published")
+
+    names = {path.name for path in (config.folder / "log").iterdir()}
+    assert {"keys.sqlite", "anchor", "lock"} <= names
+    assert "log.sqlite" not in names

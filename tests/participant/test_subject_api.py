@@ -19,8 +19,8 @@ from .service_client import NOTICE, NOTICE_FIELDS, Person, client_of, new_node, 
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with new_node("amber", tmp_path) as made:
+def node(tmp_path: Path, store: str | None) -> Iterator[Node]:
+    with new_node("amber", tmp_path, store=store) as made:
         yield made
 
 
