@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 SLACK_PER_VALUE: Final = 2.0**-48
 _ZEROS: Final = bytes(1 << 16)
 _BATCH: Final = 1 << 15
+_WIDE_BATCH: Final = 1 << 14
 _MAX_DISTINCT: Final = 64
 
 
@@ -77,17 +78,20 @@ class NoiseSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _HalfNormal:
-    """Table of P(h) ~ exp(-h^2 step^2 / (2 s^2)) over h >= 0.
+    """Table of P(h) ~ exp(-h^2 / (2 ratio^2)) over h >= 0, whole steps of wide noise.
 
     Attributes:
-        step: Power of two; the sampler fills the gaps between multiples of it.
+        ratio: noise_std in steps; the sampler fills the gaps between the steps.
         edges: floor(2^64 P(H <= h)) for h = 0, 1, ..., shape (n_values - 1,).
         guide: By the word's top 16 bits: h, or -1 where those bits do not decide.
+        sure: By h: a word whose lower 48 bits are below this is accepted whatever
+            its offset, shape (n_values + 1,); 0 for h = 0 and for undecided words.
     """
 
-    step: int
+    ratio: float
     edges: NDArray[np.uint64]
     guide: NDArray[np.int16]
+    sure: NDArray[np.uint64]
 
     def invert(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
         values = self.guide[(words >> np.uint64(48)).astype(np.int64)].astype(np.int64)
@@ -97,23 +101,27 @@ class _HalfNormal:
 
 
 @lru_cache(maxsize=256)
-def _half_normal(noise_std: float) -> _HalfNormal:
-    step = 1 if noise_std < 64 else 1 << (math.frexp(noise_std)[1] - 6)
+def _half_normal(ratio: float) -> _HalfNormal:
     with localcontext(prec=60):
-        ratio = (-(Decimal(step) ** 2) / (2 * Decimal(noise_std) ** 2)).exp()
-        weight, factor, total = Decimal(1), ratio, Decimal(0)
+        factor = (-1 / (2 * Decimal(ratio) ** 2)).exp()
+        square = factor * factor
+        weight, total = Decimal(1), Decimal(0)
         sums = []
         # Below 1e-24 the whole tail is under 64 * 1e-24, less than 2^-64.
         while weight > Decimal("1e-24"):
             total += weight
             sums.append(total)
             weight *= factor  # exp(-(h+1)^2 c) = exp(-h^2 c) * exp(-(2h+1) c)
-            factor *= ratio * ratio
+            factor *= square
         edges = np.array([int(part * 2**64 / total) for part in sums[:-1]], dtype=np.uint64)
     first = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
     low = np.searchsorted(edges, first, side="right")
     high = np.searchsorted(edges, first + np.uint64(2**48 - 1), side="right")
-    return _HalfNormal(step, edges, np.where(low == high, low, -1).astype(np.int16))
+    # The least chance that any offset of step h is accepted with, rounded down to 12 bits.
+    least = np.exp(-(2 * np.arange(edges.size + 2) + 1) / (2 * ratio * ratio)) * (1 - 2.0**-30)
+    least[[0, -1]] = 0
+    sure = np.floor(least * 2**12).astype(np.uint64) << np.uint64(36)
+    return _HalfNormal(ratio, edges, np.where(low == high, low, -1).astype(np.int16), sure)
 
 
 def discrete_gaussian(
@@ -136,7 +144,8 @@ def discrete_gaussian(
     Method: a multiple of a power of two from a half-normal table of 64-bit edges
     (noise_std / step in [32, 64)), a uniform offset below that power, rejection
     for the rest of the exponent (about 1 in 100), and a sign. It is the exact law:
-    adding two scaled draws instead would not be.
+    adding two scaled draws instead would not be. One random word gives all four;
+    the 4 in 100 that its bits do not settle draw more.
     """
     if np.ndim(noise_std) == 0:
         return _draw(_checked_std(float(noise_std)), size, source)
@@ -149,6 +158,46 @@ def discrete_gaussian(
     for index, std in enumerate(stds):
         places = np.flatnonzero(which == index)
         values[places] = _draw(_checked_std(float(std)), places.size, source)
+    return values
+
+
+def discrete_gaussian_rows(
+    noise_std: NDArray[np.float64], columns: int, *, source: NoiseSource
+) -> NDArray[np.int64]:
+    """Draw rows of integers, each row with a parameter of its own.
+
+    Args:
+        noise_std: Shape (rows,), any number of distinct ones; each in [64, 2^40].
+        columns: Values in a row; at least 1.
+        source: Where the randomness comes from.
+
+    Returns:
+        Independent values with the law of `discrete_gaussian`, shape (rows, columns).
+
+    Raises:
+        ValueError: A parameter is out of range, or `columns` is below 1.
+
+    Method: no table for each parameter, but a draw of the next larger parameter
+    2^(e/2), kept with the chance exp(-k^2 (1/s^2 - 2^-e) / 2); at worst 7 in 10.
+    """
+    if noise_std.size and not 64 <= noise_std.min() <= noise_std.max() <= 2.0**40:
+        raise ValueError(
+            f"noise_std of rows must be in [64, 2^40], got {noise_std.min()} to {noise_std.max()}"
+        )
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
+    mantissa, exponent = np.frexp(noise_std)
+    values = np.empty((noise_std.size, columns), dtype=np.int64)
+    for least, most in ((0.5, math.sqrt(0.5)), (math.nextafter(math.sqrt(0.5), 1), 1.0)):
+        rows = np.flatnonzero((mantissa >= least) & (mantissa <= most))
+        stds = noise_std[rows]
+        # (wide - s)(wide + s) / (s wide)^2 loses no digits where s is nearly wide.
+        wide = np.ldexp(most, exponent[rows])
+        excess = (wide - stds) * (wide + stds) / (2 * (stds * wide) ** 2)
+        drawn = np.empty(rows.size * columns, dtype=np.int64)
+        shift = np.repeat(exponent[rows].astype(np.int64) - 6, columns)
+        _fill_each(drawn, _half_normal(64 * most), shift, np.repeat(excess, columns), source)
+        values[rows] = drawn.reshape(rows.size, columns)
     return values
 
 
@@ -311,35 +360,129 @@ def _checked_std(noise_std: float) -> float:
 
 
 def _draw(noise_std: float, size: int, source: NoiseSource) -> NDArray[np.int64]:
-    """Fill `size` values from batches that stay in the cache, surplus dropped."""
-    table = _half_normal(noise_std)
     values = np.empty(size, dtype=np.int64)
+    if noise_std >= 64:
+        shift = math.frexp(noise_std)[1] - 6
+        table = _half_normal(math.ldexp(noise_std, -shift))
+        _fill(values, table, shift, source)
+        return values
+    table = _half_normal(noise_std)
     filled = 0
     while filled < size:
         wanted = size - filled
-        batch = _attempt(table, noise_std, min(_BATCH, wanted + wanted // 50 + 16), source)
+        batch = _attempt(table, min(_BATCH, wanted + wanted // 50 + 16), source)
         taken = min(batch.size, wanted)
         values[filled : filled + taken] = batch[:taken]
         filled += taken
     return values
 
 
-def _attempt(
-    table: _HalfNormal, noise_std: float, n: int, source: NoiseSource
-) -> NDArray[np.int64]:
-    """Draw `n` candidates and keep the accepted ones, in their order."""
+def _attempt(table: _HalfNormal, n: int, source: NoiseSource) -> NDArray[np.int64]:
+    """Draw `n` candidates of narrow noise and keep the accepted ones, in their order."""
     magnitude = table.invert(source.uniform64(n))  # (n,)
     coins = np.unpackbits(source.uniform64(n // 64 + 1).view(np.uint8), count=n)
     negative = coins.view(np.bool_)
     # Zero has no sign: keeping -0 as well would draw it twice as often.
     keep = (magnitude != 0) | ~negative
-    if table.step > 1:
-        offset = (source.uniform64(n) & np.uint64(table.step - 1)).astype(np.int64)
-        multiple = magnitude * table.step
-        magnitude = multiple + offset
-        exponent = offset * (2.0 * multiple + offset) / (2 * noise_std * noise_std)
-        chance = (source.uniform64(n) >> np.uint64(11)) * 2.0**-53
-        keep = ((magnitude != 0) | ~negative) & (chance < np.exp(-exponent))
-    values = np.where(negative, -magnitude, magnitude)
-    kept: NDArray[np.int64] = values[keep]
+    kept: NDArray[np.int64] = np.where(negative, -magnitude, magnitude)[keep]
     return kept
+
+
+def _fill(values: NDArray[np.int64], table: _HalfNormal, shift: int, source: NoiseSource) -> None:
+    """Fill `values` with wide noise, batch by batch that stays in the cache."""
+    filled = 0
+    while filled < values.size:
+        batch = values[filled : filled + _WIDE_BATCH]
+        # A surplus stands in for the refused ones: all are independent and alike.
+        drawn, refused = _attempt_wide(table, shift, batch.size + batch.size // 40 + 8, source)
+        n_places = int(np.searchsorted(refused, batch.size))
+        places = refused[:n_places]
+        spare = np.delete(np.arange(batch.size, drawn.size), refused[n_places:] - batch.size)
+        taken = min(places.size, spare.size)
+        drawn[places[:taken]] = drawn[spare[:taken]]
+        whole = batch.size if taken == places.size else int(places[taken])
+        batch[:whole] = drawn[:whole]
+        filled += whole
+
+
+def _fill_each(
+    values: NDArray[np.int64],
+    table: _HalfNormal,
+    shift: NDArray[np.int64],
+    excess: NDArray[np.float64],
+    source: NoiseSource,
+) -> None:
+    """Fill `values` with wide noise of a shift each; k is kept with chance exp(-k^2 excess)."""
+    lost = [np.empty(0, dtype=np.int64)]
+    for start in range(0, values.size, _WIDE_BATCH):
+        part = slice(start, start + _WIDE_BATCH)
+        values[part], is_lost = _attempt_each(table, shift[part], excess[part], source)
+        lost.append(np.flatnonzero(is_lost) + start)
+    missing = np.concatenate(lost)
+    is_missing = np.zeros(values.size, dtype=np.bool_)
+    is_missing[missing] = True
+    while missing.size:
+        # Several candidates for each of a few, so that rounds of a few are rare.
+        places = np.tile(missing[:_WIDE_BATCH], 8 if missing.size < _WIDE_BATCH // 8 else 1)
+        drawn, is_lost = _attempt_each(table, shift[places], excess[places], source)
+        kept = places[~is_lost]
+        values[kept] = drawn[~is_lost]
+        is_missing[kept] = False
+        missing = missing[is_missing[missing]]
+
+
+def _attempt_each(
+    table: _HalfNormal,
+    shift: NDArray[np.int64],
+    excess: NDArray[np.float64],
+    source: NoiseSource,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    drawn, refused = _attempt_wide(table, shift, shift.size, source)
+    exponent = drawn.astype(np.float64)
+    exponent *= exponent
+    exponent *= -excess
+    is_lost = _chances(shift.size, source) >= np.exp(exponent, out=exponent)
+    is_lost[refused] = True
+    return drawn, is_lost
+
+
+def _attempt_wide(
+    table: _HalfNormal, shift: int | NDArray[np.int64], n: int, source: NoiseSource
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw `n` candidates, and say which places were refused.
+
+    A word's bits: 16 for the multiple, 12 that accept at once, then the sign above
+    `shift` bits of offset.
+    """
+    words = source.uniform64(n)
+    multiple = table.guide.take((words >> np.uint64(48)).view(np.int64))  # (n,)
+    lower = words & np.uint64(2**48 - 1)
+    unsure = np.flatnonzero(lower >= table.sure.take(multiple))
+    bits = lower.view(np.int64)
+    negative = bits >> shift
+    negative &= 1
+    step = 1 << shift if isinstance(shift, int) else np.left_shift(1, shift)
+    bits &= step - 1
+    offset = bits[unsure] / np.float64(step if isinstance(step, int) else step[unsure])
+    taken = multiple[unsure].astype(np.int64)
+    passed = table.sure.take(taken) * 2.0**-48  # the chance that did not take these
+    undecided = np.flatnonzero(taken < 0)
+    # Their top bits stay as they are, those below are drawn now.
+    longer = words[unsure[undecided]] & ~np.uint64(2**48 - 1)
+    longer |= source.uniform64(undecided.size) >> np.uint64(16)
+    taken[undecided] = np.searchsorted(table.edges, longer, side="right")
+    multiple[unsure] = taken
+    accepted = np.exp(-offset * (2 * taken + offset) / (2 * table.ratio**2))
+    refused = _chances(unsure.size, source) * (1 - passed) >= accepted - passed
+    # Zero has no sign: keeping -0 as well would draw it twice as often.
+    refused |= (taken == 0) & (offset == 0) & (negative[unsure] == 1)
+    bits += multiple.astype(np.int64) << shift
+    np.negative(negative, out=negative)
+    bits ^= negative
+    bits -= negative
+    return bits, unsure[refused]
+
+
+def _chances(n: int, source: NoiseSource) -> NDArray[np.float64]:
+    chances: NDArray[np.float64] = (source.uniform64(n) >> np.uint64(11)) * 2.0**-53
+    return chances

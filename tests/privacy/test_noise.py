@@ -20,6 +20,7 @@ from privacy import (
     NoiseSource,
     clip,
     discrete_gaussian,
+    discrete_gaussian_rows,
     quantise,
     sampler_slack,
     share_std,
@@ -114,6 +115,32 @@ def test_each_value_gets_its_own_parameter() -> None:
 
     for place, noise_std in enumerate([2.0, 900.0, 30.0]):
         assert histogram_p(values[place::3], noise_std) > FALSE_ALARM
+
+
+def test_each_row_gets_its_own_exact_law() -> None:
+    stds = np.array([64.0, 65.0, 90.6, 100.0, 127.9, 3000.0])
+
+    rows = discrete_gaussian_rows(np.tile(stds, 50_000), 2, source=source())
+
+    for place, noise_std in enumerate(stds):
+        values = rows[place :: stds.size].ravel()
+        assert histogram_p(values, noise_std) > FALSE_ALARM
+        assert low_bits_p(values) > FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    ("noise_std", "columns", "message"),
+    [
+        (63.9, 2, r"noise_std of rows must be in \[64, 2\^40\], got 63.9 to 63.9"),
+        (math.nan, 2, r"noise_std of rows must be in"),
+        (64.0, 0, "columns must be at least 1, got 0"),
+    ],
+)
+def test_rows_of_noise_refuse_what_they_cannot_draw(
+    noise_std: float, columns: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        discrete_gaussian_rows(np.array([noise_std]), columns, source=source())
 
 
 def test_noise_of_symmetric_matrices_is_smaller_off_the_diagonal() -> None:
