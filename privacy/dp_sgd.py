@@ -42,18 +42,24 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privacy.clipping import (
+    Batch,
     Customers,
     Engine,
     LayerRefused,
     Loss,
     Sums,
+    add_formed,
+    check_gradients,
     check_layers,
+    check_mixing,
     check_rows,
     clipped_sum,
     engine_of,
+    total_loss,
 )
 from privacy.noise import (
     NoiseSource,
@@ -196,7 +202,7 @@ def fit(
     Source: Abadi et al. 2016, https://arxiv.org/abs/1607.00133
     """
     module = copy.deepcopy(module)
-    run = _Run(module, settings, source)
+    run = Run(module, settings, source)
     engine = run.engine(loss, customers, through_opacus)
     sampler = PoissonSampler(len(customers), settings.sampling_rate)
     taken = 0
@@ -255,7 +261,7 @@ def grid_for(settings: Settings, n_values: int) -> Grid:
     )
 
 
-class _Run:
+class Run:
     """Parameters, sums and debts of one run."""
 
     def __init__(self, module: nn.Module, settings: Settings, source: NoiseSource) -> None:
@@ -269,11 +275,15 @@ class _Run:
         self, loss: Loss, customers: Customers, through_opacus: ThroughOpacus | None
     ) -> Engine:
         if through_opacus is not None:
+            check_mixing(self._module)
+            check_rows(self._module, loss, customers)
             self._sums = Sums(self._module, sinks={})
+            _check_memory(through_opacus, customers, self._settings, self._sums)
             self._gather()
-            return _Opacus(self._module, self._sums, agreed=through_opacus, settings=self._settings)
+            return _Opacus(self._module, self._sums)
         check_layers(self._module)
         check_rows(self._module, loss, customers)
+        check_gradients(self._module, loss, customers)
         sinks = {}
         for name, layer in self._module.named_modules():
             if isinstance(layer, nn.Embedding) and layer.num_embeddings >= _LEAST_TABLE:
@@ -306,11 +316,7 @@ class _Run:
         self._vector, self._held = vector, held
 
     def step(
-        self,
-        engine: Engine,
-        loss: Loss,
-        customers: Customers,
-        chosen: np.ndarray[tuple[int], np.dtype[np.int64]],
+        self, engine: Engine, loss: Loss, customers: Customers, chosen: NDArray[np.int64]
     ) -> None:
         clip_norm = self._settings.clip_norm
         for part in customers.parts(chosen, engine.part_size * self._settings.micro_batch):
@@ -427,8 +433,9 @@ class _Table:
 
     def settle_all(self) -> None:
         """Pay every row, and show the table as it is then."""
-        for rows in torch.arange(self._weight.shape[0]).split(_CHUNK):
-            self._pay(rows)
+        n_rows = self._weight.shape[0]
+        for start in range(0, n_rows, _CHUNK):
+            self._pay(torch.arange(start, min(start + _CHUNK, n_rows)))
         if not bool(self._exact.abs().max() < 2.0**52 * self._grid.step_size):
             raise ValueError("the parameters left the range of the grid; nothing was returned")
 
@@ -437,10 +444,12 @@ def _different(ids: Tensor, n_rows: int) -> Tensor:
     """The different ids, rising."""
     flat = ids.reshape(-1)
     if 16 * flat.shape[0] < n_rows:
-        return torch.unique(flat)
+        rare: Tensor = torch.unique(flat)
+        return rare
     is_read = torch.zeros(n_rows, dtype=torch.bool)
     is_read[flat] = True
-    return is_read.nonzero().view(-1)
+    different: Tensor = is_read.nonzero().view(-1)
+    return different
 
 
 class _Opacus:
@@ -448,7 +457,49 @@ class _Opacus:
 
     part_size = 1
 
-    def __init__(
-        self, module: nn.Module, sums: Sums, *, agreed: ThroughOpacus, settings: Settings
-    ) -> None:
-        raise NotImplementedError
+    def __init__(self, module: nn.Module, sums: Sums) -> None:
+        # Opacus imports torch's distributed and compiler parts; only this path pays for that.
+        from opacus import GradSampleModule  # noqa: PLC0415
+
+        self._sums = sums
+        self._trained = {
+            name: each for name, each in module.named_parameters() if name in sums.views
+        }
+        try:
+            self._module = GradSampleModule(module, loss_reduction="sum")
+        except NotImplementedError as error:
+            raise LayerRefused("", f"cannot be trained by Opacus: {error}") from error
+
+    def add(self, batch: Batch, loss: Loss, *, clip_norm: float) -> None:
+        """Add the clipped gradients of the batch's customers to the sums."""
+        with torch.enable_grad():
+            losses = loss(self._module(*batch.inputs), *batch.targets)
+            total_loss(losses, batch).backward()  # type: ignore[no-untyped-call]
+        rows = batch.inputs[0].shape[0]
+        formed = {}
+        with torch.no_grad():
+            for name, parameter in self._trained.items():
+                each = getattr(parameter, "grad_sample", None)
+                parameter.grad = parameter.grad_sample = None  # type: ignore[attr-defined]
+                if each is None:
+                    continue
+                if not isinstance(each, Tensor) or each.shape[0] != rows:
+                    raise LayerRefused(name, f"gave Opacus no gradient for each of the {rows} rows")
+                formed[name] = each.reshape(batch.size, rows // batch.size, -1).sum(1)
+            if formed:
+                add_formed(formed, sums=self._sums, clip_norm=clip_norm)
+
+
+def _check_memory(
+    agreed: ThroughOpacus, customers: Customers, settings: Settings, sums: Sums
+) -> None:
+    rows_each = 1 if customers.first_row is None else int(np.diff(customers.first_row).max())
+    per_row = sums.vector.numel() * sums.vector.element_size()
+    needed = settings.micro_batch * rows_each * per_row
+    sentence = (
+        f"through Opacus a micro-batch of {settings.micro_batch} customers takes about "
+        f"{needed / 1e6:,.1f} MB of gradients, agreed are {agreed.memory_bytes / 1e6:,.1f} MB"
+    )
+    if needed > agreed.memory_bytes:
+        raise LayerRefused("", f"was not trained: {sentence}")
+    _logger.warning("%s", sentence)

@@ -484,5 +484,6 @@ def _attempt_wide(
 
 
 def _chances(n: int, source: NoiseSource) -> NDArray[np.float64]:
-    chances: NDArray[np.float64] = (source.uniform64(n) >> np.uint64(11)) * 2.0**-53
+    chances = (source.uniform64(n) >> np.uint64(11)).astype(np.float64)
+    chances *= 2.0**-53
     return chances

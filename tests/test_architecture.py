@@ -65,6 +65,8 @@ ROOMS = {
     "rich": {"tillpact.cli", "tillpact.demo", "tillpact.report"},
     "typer": {"tillpact.answers", "tillpact.cli", "tillpact.officer"},
     "packaging": {"tillpact.doctor"},
+    "torch": {"privacy.clipping", "privacy.dp_sgd"},
+    "opacus": {"privacy.dp_sgd"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}
 BAD_SUFFIXES = ("Manager", "Handler", "Helper", "Factory", "Base")
