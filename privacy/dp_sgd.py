@@ -1,34 +1,32 @@
 """Train a module so that no customer shows in it: DP-SGD with the customer as the unit.
 
 Each step takes a Poisson batch of customers, averages each one's rows, clips that
-customer's gradient once, sums, and adds noise. The sum is put on an integer grid
-and the noise is integer too, so the optimiser sees integers only, and all that
-follows from them is post-processing: no float plus float noise is ever formed of
-which one part is a secret. Plain SGD, no momentum, no decay.
+customer's gradient once, sums, and draws integers around the sum. The optimiser sees
+these integers only, and all that follows from them is post-processing: no float plus
+float noise is ever formed of which one part is a secret. Plain SGD, no momentum.
 
-Sensitivity. With or without one customer the exact sums differ by clip_norm at
-most. Both are rounded to the grid, which moves each by sqrt(n_values) / 2 steps
-at most, together sqrt(n_values). Sums, norms and factors are 32-bit floats; for
-what these round, clip_norm * 2^-11 is granted. That last term is measured (a
-batch of 8192 stays under a tenth of it) and not proved, as in every DP-SGD: a
-proof would have to bound each library kernel. So a step costs
+Sensitivity. The sum, times `scale`, is the centre of a discrete Gaussian of variance
+s^2. That is a randomised rounding of the centre plus N(0, s^2 - 9), see
+`privacy.accounting`, so rounding is post-processing and adds nothing, and a step costs
+what the continuous Gaussian costs at
 
-    sensitivity = clip_norm * scale * (1 + 2^-11) + sqrt(n_values)     (grid steps)
+    sensitivity = clip_norm * scale * (1 + 2^-11)                     (grid steps)
 
-and `scale` is chosen so that the second term is under 2^-11 of the first. The
-noise is sized for this sum, hence `noise_multiplier` is what is charged, and the
-noise is up to 0.1 % larger than clip_norm alone would need. A discrete Gaussian of
-variance s^2 is charged as N(0, s^2 - 9), as in `privacy.accounting`.
+Norms, factors and sums are floats. For what these round, clip_norm * 2^-11 is granted:
+measured (a batch of 8192 stays under a tenth of it) and not proved, as in every
+DP-SGD, since a proof would have to bound each library kernel. The noise is sized so
+that `noise_multiplier` is what is charged; it is 0.1 to 0.3 % larger than clip_norm
+alone would need.
 
-Lazy rows. A row of a large embedding that no batch reads only collects noise, so
-it is not drawn until somebody looks: a row that is read k steps after its last
-noise is first given one draw of parameter sqrt(k) s. That is the law of the sum
-of its k draws up to a factor 1 +- 1e-67 (Kairouz, Liu, Steinke 2021,
-https://arxiv.org/abs/2102.06387), and drawing later what nobody has seen changes
-no joint law (LazyDP, https://arxiv.org/abs/2404.08847). Such tables are kept on a
-grid of exact numbers, so that the order of additions, which depends on who was
-read when, leaves no trace in their last bits. All rows are paid before anything
-is returned.
+Lazy rows. A row of a large embedding that no batch reads only collects noise, so it is
+not drawn until somebody looks: a row that missed k draws gets, before it is read, a
+draw of variance 2^j s^2 for each binary digit 2^j of k. That is the law of the sum of
+its k draws up to a factor 1 +- 1e-67 (Kairouz, Liu, Steinke 2021,
+https://arxiv.org/abs/2102.06387), and drawing later what nobody has seen changes no
+joint law (LazyDP, https://arxiv.org/abs/2404.08847). Such tables are kept as exact
+multiples of a power of two, so that the order of additions, which depends on who was
+read when, leaves no trace in their last bits. All rows are paid before anything is
+returned.
 
 Not promised: constant time. How long a step takes shows how large its batch was.
 """
@@ -64,7 +62,7 @@ from privacy.clipping import (
 from privacy.noise import (
     NoiseSource,
     discrete_gaussian,
-    discrete_gaussian_rows,
+    discrete_gaussian_around,
     sampler_slack,
 )
 from privacy.sampling import PoissonSampler
@@ -80,7 +78,6 @@ __all__ = [
     "fit",
 ]
 
-ROUNDING_SHARE: Final = 2.0**-11
 FLOAT_SHARE: Final = 2.0**-11
 _ROUNDING_VARIANCE: Final = 9.0
 # Fewer rows than this are cheaper to noise at every step.
@@ -225,15 +222,14 @@ def fit(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The integers on which clipped sums are rounded and noised.
+    """The integers around which a step's noise is drawn.
 
     Attributes:
         n_values: Parameters that are trained.
         scale: Grid steps in one unit of a clipped sum.
         step_size: What one grid step changes a parameter by; a power of two.
-        sensitivity: L2 bound on what one customer changes, rounding and floats included,
-            in grid steps.
-        noise_std: Parameter of a step's noise, in grid steps.
+        sensitivity: L2 bound on what one customer changes, in grid steps.
+        noise_std: Parameter of a step's noise, in grid steps; 45 to 91.
     """
 
     n_values: int
@@ -244,20 +240,20 @@ class Grid:
 
 
 def grid_for(settings: Settings, n_values: int) -> Grid:
-    """The coarsest grid whose rounding is under 2^-11 of the clip norm."""
-    least = math.sqrt(n_values) / (ROUNDING_SHARE * settings.clip_norm)
+    """The grid of which the noise is about 64 steps."""
     rate = settings.learning_rate / settings.expected_batch
-    step_size = 2.0 ** math.floor(math.log2(rate / least))
+    # Noise in parameter units is noise_multiplier * clip_norm * rate: 64 steps of this size.
+    noise = settings.noise_multiplier * settings.clip_norm * (1 + FLOAT_SHARE) * rate
+    step_size = 2.0 ** round(math.log2(noise / 64))
     scale = rate / step_size
-    sensitivity = settings.clip_norm * scale * (1 + FLOAT_SHARE) + math.sqrt(n_values)
+    sensitivity = settings.clip_norm * scale * (1 + FLOAT_SHARE)
+    noise_std = math.hypot(settings.noise_multiplier * sensitivity, math.sqrt(_ROUNDING_VARIANCE))
     return Grid(
         n_values=n_values,
         scale=scale,
         step_size=step_size,
         sensitivity=sensitivity,
-        noise_std=math.hypot(
-            settings.noise_multiplier * sensitivity, math.sqrt(_ROUNDING_VARIANCE)
-        ),
+        noise_std=noise_std,
     )
 
 
@@ -324,9 +320,7 @@ class Run:
         grid, vector = self.grid, self._sums.vector
         with torch.no_grad():
             if vector.numel():
-                noisy = vector.mul_(grid.scale).round_().to(torch.int64)
-                noise = discrete_gaussian(grid.noise_std, vector.numel(), source=self._source)
-                noisy += torch.from_numpy(noise)
+                noisy = _around(vector, grid, self._source)
                 for padding in self._held:
                     noisy[padding] = 0
                 self._vector.add_(noisy, alpha=-grid.step_size)
@@ -338,6 +332,12 @@ class Run:
         for table in self._tables:
             table.settle_all()
         return {name: each.data.clone() for name, each in self._trained.items()}
+
+
+def _around(sums: Tensor, grid: Grid, source: NoiseSource) -> Tensor:
+    """The sums as integers, with one step's noise."""
+    centres = sums.numpy().astype(np.float64) * grid.scale
+    return torch.from_numpy(discrete_gaussian_around(centres, grid.noise_std, source=source))
 
 
 class _Table:
@@ -382,10 +382,17 @@ class _Table:
         if not bool(is_due.any()):
             return
         rows, owed = rows[is_due], owed[is_due]
-        stds = self._grid.noise_std * np.sqrt(owed.numpy())
-        noise = discrete_gaussian_rows(stds, self._columns, source=self._source)
         exact = self._exact.index_select(0, rows)
-        exact.sub_(torch.from_numpy(noise), alpha=self._grid.step_size)
+        for digit in range(int(owed.max()).bit_length()):
+            places = ((owed >> digit) & 1).nonzero().view(-1)
+            std = self._grid.noise_std * 2 ** (digit / 2)
+            noise = discrete_gaussian(std, places.shape[0] * self._columns, source=self._source)
+            exact.index_add_(
+                0,
+                places,
+                torch.from_numpy(noise).view(-1, self._columns).double(),
+                alpha=-self._grid.step_size,
+            )
         self._exact.index_copy_(0, rows, exact)
         self._weight.index_copy_(0, rows, exact.to(self._weight.dtype))
         self._paid[rows] = self._taken
@@ -399,36 +406,42 @@ class _Table:
         self._sums.index_add_(0, self._slots.index_select(0, ids), gradients)
 
     def end_step(self) -> None:
-        """Subtract the rounded sums; their noise is owed from now on, or drawn at once."""
-        n_read = self._rows.shape[0]
-        sums = self._sums[:n_read]
-        if sums.shape[0]:
-            rounded = sums.mul_(self._grid.scale).round_().double()
-            self._exact.index_add_(0, self._rows, rounded, alpha=-self._grid.step_size)
-            sums.zero_()
-        self._slots[self._rows] = -1
-        self._rows = self._rows[:0]
-        # One draw for each row costs less than a draw of its own for every fourth.
-        is_lazy = 4 * n_read <= self._weight.shape[0]
+        """Subtract the sums of the rows that were read, under their noise of this step.
+
+        The others owe it from now on, or get it at once where more than every fourth
+        row was read: a draw for each row then costs less than looking for debts.
+        """
+        rows, n_rows = self._rows, self._weight.shape[0]
+        is_lazy = 4 * rows.shape[0] <= n_rows
         if self._is_lazy and not is_lazy:
-            self._pay(torch.arange(self._weight.shape[0]))
+            self._pay(torch.arange(n_rows))
         self._is_lazy = is_lazy
+        kept = rows if self._padding is None else torch.cat([rows, torch.tensor([self._padding])])
+        exact = self._exact.index_select(0, kept)
+        read = exact[: rows.shape[0]]
+        sums = self._sums[: rows.shape[0]]
+        if rows.shape[0]:
+            read.sub_(_around(sums, self._grid, self._source), alpha=self._grid.step_size)
+            sums.zero_()
+        if self._padding is not None:
+            exact[kept == self._padding] = self._exact[self._padding]
+        self._slots[rows] = -1
+        self._rows = rows[:0]
         self._taken += 1
         if not is_lazy:
-            self._pay_step()
+            self._add_noise()
+        self._exact.index_copy_(0, kept, exact)
+        self._weight.index_copy_(0, kept, exact.to(self._weight.dtype))
+        self._paid[kept] = self._taken
 
-    def _pay_step(self) -> None:
-        """Draw one step's noise for every row; none owes any older noise."""
+    def _add_noise(self) -> None:
+        """Draw this step's noise for every row; what was read is written over it."""
         exact, shown = self._exact.view(-1), self._weight.view(-1)
-        kept = None if self._padding is None else self._exact[self._padding].clone()
         for start in range(0, exact.shape[0], _CHUNK):
             part = exact[start : start + _CHUNK]
             noise = discrete_gaussian(self._grid.noise_std, part.shape[0], source=self._source)
             part.sub_(torch.from_numpy(noise), alpha=self._grid.step_size)
             shown[start : start + _CHUNK] = part
-        if kept is not None and self._padding is not None:
-            self._exact[self._padding] = kept
-            self._weight[self._padding] = kept.to(self._weight.dtype)
         self._paid.fill_(self._taken)
 
     def settle_all(self) -> None:

@@ -26,7 +26,10 @@ from numpy.typing import NDArray
 SLACK_PER_VALUE: Final = 2.0**-48
 _ZEROS: Final = bytes(1 << 16)
 _BATCH: Final = 1 << 15
+_AROUND_BATCH: Final = 1 << 15
 _WIDE_BATCH: Final = 1 << 14
+_NARROW: Final = 256.0
+_UNDECIDED: Final = -(2**15)
 _MAX_DISTINCT: Final = 64
 
 
@@ -93,12 +96,6 @@ class _HalfNormal:
     guide: NDArray[np.int16]
     sure: NDArray[np.uint64]
 
-    def invert(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        values = self.guide[(words >> np.uint64(48)).astype(np.int64)].astype(np.int64)
-        undecided = np.flatnonzero(values < 0)
-        values[undecided] = np.searchsorted(self.edges, words[undecided], side="right")
-        return values
-
 
 @lru_cache(maxsize=256)
 def _half_normal(ratio: float) -> _HalfNormal:
@@ -124,6 +121,44 @@ def _half_normal(ratio: float) -> _HalfNormal:
     return _HalfNormal(ratio, edges, np.where(low == high, low, -1).astype(np.int16), sure)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _WholeNormal:
+    """Table of P(k) ~ exp(-k^2 / (2 noise_std^2)) over all integers, narrow noise.
+
+    Attributes:
+        reach: The largest value.
+        edges: floor(2^64 P(K <= k)) for k = -reach, ..., reach - 1.
+        guide: By the word's top 16 bits: k, or _UNDECIDED.
+    """
+
+    reach: int
+    edges: NDArray[np.uint64]
+    guide: NDArray[np.int16]
+
+
+@lru_cache(maxsize=64)
+def _whole_normal(noise_std: float) -> _WholeNormal:
+    with localcontext(prec=60):
+        factor = (-1 / (2 * Decimal(noise_std) ** 2)).exp()
+        square, weight, weights = factor * factor, Decimal(1), list[Decimal]()
+        # Below 1e-24 the whole tail is under 256 * 1e-24 at either end, less than 2^-64.
+        while weight > Decimal("1e-24"):
+            weights.append(weight)
+            weight *= factor  # exp(-(k+1)^2 c) = exp(-k^2 c) * exp(-(2k+1) c)
+            factor *= square
+        reach = len(weights) - 1
+        total, running, edges = 2 * sum(weights) - 1, Decimal(0), []
+        for weight in (weights[:0:-1] + weights)[:-1]:
+            running += weight
+            edges.append(int(running * 2**64 / total))
+    words = np.array(edges, dtype=np.uint64)
+    first = np.arange(1 << 16, dtype=np.uint64) << np.uint64(48)
+    low = np.searchsorted(words, first, side="right")
+    high = np.searchsorted(words, first + np.uint64(2**48 - 1), side="right")
+    guide = np.where(low == high, low - reach, _UNDECIDED).astype(np.int16)
+    return _WholeNormal(reach, words, guide)
+
+
 def discrete_gaussian(
     noise_std: float | NDArray[np.float64], size: int, *, source: NoiseSource
 ) -> NDArray[np.int64]:
@@ -141,7 +176,8 @@ def discrete_gaussian(
     Raises:
         ValueError: A parameter is out of range, or the shapes disagree.
 
-    Method: a multiple of a power of two from a half-normal table of 64-bit edges
+    Method: up to 256 a table of 64-bit edges, of which 16 bits nearly always decide;
+    above it a multiple of a power of two from a half-normal table of such edges
     (noise_std / step in [32, 64)), a uniform offset below that power, rejection
     for the rest of the exponent (about 1 in 100), and a sign. It is the exact law:
     adding two scaled draws instead would not be. One random word gives all four;
@@ -161,44 +197,53 @@ def discrete_gaussian(
     return values
 
 
-def discrete_gaussian_rows(
-    noise_std: NDArray[np.float64], columns: int, *, source: NoiseSource
+def discrete_gaussian_around(
+    centres: NDArray[np.float64], noise_std: float, *, source: NoiseSource
 ) -> NDArray[np.int64]:
-    """Draw rows of integers, each row with a parameter of its own.
+    """Draw integers with the law P(k) ~ exp(-(k - centre)^2 / (2 noise_std^2)).
+
+    This adds noise to a number that is no integer and rounds it, in one draw: what
+    comes out is a randomised rounding of the centre plus a continuous Gaussian
+    (`privacy.accounting`), so the rounding adds nothing to the sensitivity.
 
     Args:
-        noise_std: Shape (rows,), any number of distinct ones; each in [64, 2^40].
-        columns: Values in a row; at least 1.
+        centres: One for each value, any shape; finite, below 2^50 in size.
+        noise_std: Parameter, in [30, 256].
         source: Where the randomness comes from.
 
     Returns:
-        Independent values with the law of `discrete_gaussian`, shape (rows, columns).
+        Independent values in the shape of `centres`.
 
     Raises:
-        ValueError: A parameter is out of range, or `columns` is below 1.
+        ValueError: An argument is out of range.
 
-    Method: no table for each parameter, but a draw of the next larger parameter
-    2^(e/2), kept with the chance exp(-k^2 (1/s^2 - 2^-e) / 2); at worst 7 in 10.
+    Method: a draw around 0, moved by the nearest integer and kept with a chance of
+    exp(fraction * draw / noise_std^2), scaled to be at most 1; at least 7 in 10 are.
     """
-    if noise_std.size and not 64 <= noise_std.min() <= noise_std.max() <= 2.0**40:
-        raise ValueError(
-            f"noise_std of rows must be in [64, 2^40], got {noise_std.min()} to {noise_std.max()}"
-        )
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}")
-    mantissa, exponent = np.frexp(noise_std)
-    values = np.empty((noise_std.size, columns), dtype=np.int64)
-    for least, most in ((0.5, math.sqrt(0.5)), (math.nextafter(math.sqrt(0.5), 1), 1.0)):
-        rows = np.flatnonzero((mantissa >= least) & (mantissa <= most))
-        stds = noise_std[rows]
-        # (wide - s)(wide + s) / (s wide)^2 loses no digits where s is nearly wide.
-        wide = np.ldexp(most, exponent[rows])
-        excess = (wide - stds) * (wide + stds) / (2 * (stds * wide) ** 2)
-        drawn = np.empty(rows.size * columns, dtype=np.int64)
-        shift = np.repeat(exponent[rows].astype(np.int64) - 6, columns)
-        _fill_each(drawn, _half_normal(64 * most), shift, np.repeat(excess, columns), source)
-        values[rows] = drawn.reshape(rows.size, columns)
-    return values
+    if not 30 <= noise_std <= _NARROW:
+        raise ValueError(f"noise_std must be in [30, {_NARROW:g}], got {noise_std}")
+    flat = centres.reshape(-1)
+    if flat.size and not -(2.0**50) < flat.min() <= flat.max() < 2.0**50:
+        raise ValueError("centres must be finite and below 2^50 in size; nothing was drawn")
+    table = _whole_normal(noise_std)
+    values = np.empty(flat.size, dtype=np.int64)
+    for start in range(0, flat.size, _AROUND_BATCH):
+        part = slice(start, start + _AROUND_BATCH)
+        whole = np.rint(flat[part])
+        slope = flat[part] - whole
+        slope *= 1 / noise_std**2
+        drawn, missing = _attempt_around(table, slope, source)
+        while missing.size:
+            # Four candidates for each, so that a third round is rare.
+            candidates, refused = _attempt_around(table, np.tile(slope[missing], 4), source)
+            kept = np.ones(candidates.size, dtype=np.bool_)
+            kept[refused] = False
+            which = kept.reshape(4, -1).argmax(axis=0) * missing.size + np.arange(missing.size)
+            drawn[missing] = candidates[which]
+            missing = missing[~kept[which]]
+        whole += drawn
+        values[part] = whole
+    return values.reshape(centres.shape)
 
 
 def sampler_slack(n_coordinates: int, *, shares: int = 1) -> float:
@@ -361,31 +406,43 @@ def _checked_std(noise_std: float) -> float:
 
 def _draw(noise_std: float, size: int, source: NoiseSource) -> NDArray[np.int64]:
     values = np.empty(size, dtype=np.int64)
-    if noise_std >= 64:
+    if noise_std > _NARROW:
         shift = math.frexp(noise_std)[1] - 6
-        table = _half_normal(math.ldexp(noise_std, -shift))
-        _fill(values, table, shift, source)
+        _fill(values, _half_normal(math.ldexp(noise_std, -shift)), shift, source)
         return values
-    table = _half_normal(noise_std)
-    filled = 0
-    while filled < size:
-        wanted = size - filled
-        batch = _attempt(table, min(_BATCH, wanted + wanted // 50 + 16), source)
-        taken = min(batch.size, wanted)
-        values[filled : filled + taken] = batch[:taken]
-        filled += taken
+    table = _whole_normal(noise_std)
+    for start in range(0, size, _BATCH):
+        batch = values[start : start + _BATCH]
+        batch[:] = _draw_narrow(table, batch.size, source)
     return values
 
 
-def _attempt(table: _HalfNormal, n: int, source: NoiseSource) -> NDArray[np.int64]:
-    """Draw `n` candidates of narrow noise and keep the accepted ones, in their order."""
-    magnitude = table.invert(source.uniform64(n))  # (n,)
-    coins = np.unpackbits(source.uniform64(n // 64 + 1).view(np.uint8), count=n)
-    negative = coins.view(np.bool_)
-    # Zero has no sign: keeping -0 as well would draw it twice as often.
-    keep = (magnitude != 0) | ~negative
-    kept: NDArray[np.int64] = np.where(negative, -magnitude, magnitude)[keep]
-    return kept
+def _draw_narrow(table: _WholeNormal, n: int, source: NoiseSource) -> NDArray[np.int16]:
+    """Four values a word; those whose 16 bits do not decide draw 48 more."""
+    tops = source.uniform64((n + 3) // 4).view(np.uint16)[:n]
+    values: NDArray[np.int16] = table.guide.take(tops)
+    undecided = np.flatnonzero(values == _UNDECIDED)
+    longer = tops[undecided].astype(np.uint64) << np.uint64(48)
+    longer |= source.uniform64(undecided.size) >> np.uint64(16)
+    values[undecided] = np.searchsorted(table.edges, longer, side="right") - table.reach
+    return values
+
+
+def _attempt_around(
+    table: _WholeNormal, slope: NDArray[np.float64], source: NoiseSource
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """Draw k for each slope, and say which are not kept; chance exp(slope k - |slope| reach)."""
+    drawn = _draw_narrow(table, slope.size, source)
+    # No chance is below this: 16 bits accept most draws before any exponential is taken.
+    steepest = max(slope.max(initial=0.0), -slope.min(initial=0.0))
+    least = math.floor(2**16 * math.exp(-2 * table.reach * steepest) * (1 - 2.0**-30))
+    tops = source.uniform64((slope.size + 3) // 4).view(np.uint16)[: slope.size]
+    unsure = np.flatnonzero(tops >= least)
+    steep = slope[unsure]
+    accepted = np.exp(steep * drawn[unsure] - np.abs(steep) * table.reach)
+    passed = least * 2.0**-16
+    refused = _chances(unsure.size, source) * (1 - passed) >= accepted - passed
+    return drawn, unsure[refused]
 
 
 def _fill(values: NDArray[np.int64], table: _HalfNormal, shift: int, source: NoiseSource) -> None:
@@ -405,49 +462,8 @@ def _fill(values: NDArray[np.int64], table: _HalfNormal, shift: int, source: Noi
         filled += whole
 
 
-def _fill_each(
-    values: NDArray[np.int64],
-    table: _HalfNormal,
-    shift: NDArray[np.int64],
-    excess: NDArray[np.float64],
-    source: NoiseSource,
-) -> None:
-    """Fill `values` with wide noise of a shift each; k is kept with chance exp(-k^2 excess)."""
-    lost = [np.empty(0, dtype=np.int64)]
-    for start in range(0, values.size, _WIDE_BATCH):
-        part = slice(start, start + _WIDE_BATCH)
-        values[part], is_lost = _attempt_each(table, shift[part], excess[part], source)
-        lost.append(np.flatnonzero(is_lost) + start)
-    missing = np.concatenate(lost)
-    is_missing = np.zeros(values.size, dtype=np.bool_)
-    is_missing[missing] = True
-    while missing.size:
-        # Several candidates for each of a few, so that rounds of a few are rare.
-        places = np.tile(missing[:_WIDE_BATCH], 8 if missing.size < _WIDE_BATCH // 8 else 1)
-        drawn, is_lost = _attempt_each(table, shift[places], excess[places], source)
-        kept = places[~is_lost]
-        values[kept] = drawn[~is_lost]
-        is_missing[kept] = False
-        missing = missing[is_missing[missing]]
-
-
-def _attempt_each(
-    table: _HalfNormal,
-    shift: NDArray[np.int64],
-    excess: NDArray[np.float64],
-    source: NoiseSource,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    drawn, refused = _attempt_wide(table, shift, shift.size, source)
-    exponent = drawn.astype(np.float64)
-    exponent *= exponent
-    exponent *= -excess
-    is_lost = _chances(shift.size, source) >= np.exp(exponent, out=exponent)
-    is_lost[refused] = True
-    return drawn, is_lost
-
-
 def _attempt_wide(
-    table: _HalfNormal, shift: int | NDArray[np.int64], n: int, source: NoiseSource
+    table: _HalfNormal, shift: int, n: int, source: NoiseSource
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw `n` candidates, and say which places were refused.
 
@@ -461,9 +477,9 @@ def _attempt_wide(
     bits = lower.view(np.int64)
     negative = bits >> shift
     negative &= 1
-    step = 1 << shift if isinstance(shift, int) else np.left_shift(1, shift)
+    step = 1 << shift
     bits &= step - 1
-    offset = bits[unsure] / np.float64(step if isinstance(step, int) else step[unsure])
+    offset = bits[unsure] / step
     taken = multiple[unsure].astype(np.int64)
     passed = table.sure.take(taken) * 2.0**-48  # the chance that did not take these
     undecided = np.flatnonzero(taken < 0)
