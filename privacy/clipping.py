@@ -28,6 +28,8 @@ RowSink = Callable[[Tensor, Tensor], None]
 Captured = tuple[nn.Module, list[tuple[Tensor, Tensor]]]
 # Sequences up to this long compare each id with each other; longer ones are sorted.
 _MAX_EQUALITY: Final = 64
+# Inputs and outputs of layers that may be held at once, 32 MB: where more, the cache is lost.
+_VALUES_AT_ONCE: Final = 1 << 22
 _NO_CLIP: Final = 1e30
 _ACTIVATIONS: Final = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Identity)
 
@@ -333,20 +335,26 @@ class Sums:
             self.views[name] = self.vector[start : start + each.numel()].view(each.shape)
             start += each.numel()
         self._sinks = dict(sinks)
-        self._names: dict[Tensor, str] = {parameter: name for name, parameter in trained.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in trained.items()}
+        self._places: dict[nn.Module, tuple[Tensor | None, Tensor | None]] = {}
+        self._tables: dict[nn.Module, str] = {}
+        for layer in module.modules():
+            own = dict(layer.named_parameters(recurse=False))
+            weight, bias = (
+                self.views.get(names.get(own[field], "")) if field in own else None
+                for field in ("weight", "bias")
+            )
+            self._places[layer] = weight, bias
+            if isinstance(layer, nn.Embedding):
+                self._tables[layer] = names.get(layer.weight, "")
 
     def of(self, layer: nn.Module) -> tuple[Tensor | None, Tensor | None]:
         """Where a layer's weight and bias are summed; None if it is frozen or has none."""
-        own = dict(layer.named_parameters(recurse=False))
-        weight, bias = (
-            self.views.get(self._names.get(own[field], "")) if field in own else None
-            for field in ("weight", "bias")
-        )
-        return weight, bias
+        return self._places[layer]
 
     def sink(self, layer: nn.Embedding) -> RowSink:
         """What takes rows of an embedding: ids (n,), and gradients (n, width)."""
-        name = self._names[layer.weight]
+        name = self._tables[layer]
         if name in self._sinks:
             return self._sinks[name]
         table = self.views[name]
@@ -533,6 +541,8 @@ class Graph:
                 losses = loss(self._module(*batch.inputs), *batch.targets)
                 total = total_loss(losses, batch)
             captured = self._captured(total)
+            values = sum(call.before.numel() + call.output.numel() for call in self._calls)
+            self.part_size = max(1, _VALUES_AT_ONCE * batch.size // max(1, values) // 256)
         finally:
             self._calls = []
         with torch.no_grad():
