@@ -326,6 +326,8 @@ class Sums:
         }
         inside = {name: each for name, each in trained.items() if name not in sinks}
         dtypes = {each.dtype for each in trained.values()}
+        if not trained:
+            raise LayerRefused("", "has no parameter to train")
         if len(dtypes) != 1:
             raise LayerRefused("", f"must have parameters of one dtype, got {len(dtypes)}")
         self.vector = torch.zeros(sum(each.numel() for each in inside.values()), dtype=dtypes.pop())
@@ -590,8 +592,6 @@ def check_layers(module: nn.Module) -> None:
             if parameter in owners:
                 raise LayerRefused(place, f"is the same parameter as {owners[parameter]!r}")
             owners[parameter] = place
-    if not owners:
-        raise LayerRefused("", "has no parameter to train")
 
 
 def _check_layer(name: str, layer: nn.Module) -> None:

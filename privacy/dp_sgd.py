@@ -13,7 +13,8 @@ what the continuous Gaussian costs at
     sensitivity = clip_norm * scale * (1 + 2^-11)                     (grid steps)
 
 Norms, factors and sums are floats. For what these round, clip_norm * 2^-11 is granted:
-measured (a batch of 8192 stays under a tenth of it) and not proved, as in every
+measured (of a batch of 8192 that all pull one way, a customer moves the sum by
+less than a quarter of that too much) and not proved, as in every
 DP-SGD, since a proof would have to bound each library kernel. The noise is sized so
 that `noise_multiplier` is what is charged; it is 0.1 to 0.3 % larger than clip_norm
 alone would need.
