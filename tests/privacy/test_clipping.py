@@ -156,9 +156,7 @@ def test_clipped_sums_equal_those_of_vmap_opacus_hooks_and_opacus_ghost(
     assert_equal(found, by_vmap(module, customers, list(range(N + 1))))
     if customers.inputs[0].dtype == torch.int64:
         # Opacus clips by a norm that counts the padding row, which never changes.
-        customers = Customers(
-            inputs=(customers.inputs[0].clamp(min=1),), targets=customers.targets
-        )
+        customers = Customers(inputs=(customers.inputs[0].clamp(min=1),), targets=customers.targets)
         found = clipped_sum(module, squared, customers, clip_norm=CLIP, micro_batch=micro_batch)
     assert_equal(found, by_hooks(made(case)[0], customers))
     if case != "called twice":  # its ghost mode takes that for tied weights
@@ -215,7 +213,7 @@ def test_steps_that_cancel_do_not_get_past_the_clip() -> None:
             self.layer = nn.Linear(64, 64, bias=False)
 
         def forward(self, steps: Tensor) -> Tensor:
-        """One value for each row."""
+            """One value for each row."""
             hidden = self.layer(steps)
             return (hidden[:, 0] - hidden[:, 1] * (1 + 1e-7)).sum(1)
 
