@@ -7,20 +7,22 @@ and dense SGD on the same rows, gathering them included.
 
 import copy
 import statistics
+import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus import PrivacyEngine
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.table import Figure, report
-from privacy import NoiseSource
+from privacy import NoiseSource, discrete_gaussian, discrete_gaussian_around
 from privacy.dp_sgd import Customers, Run, Settings
 from privacy.sampling import PoissonSampler
 
@@ -158,14 +160,14 @@ def _tasks() -> dict[str, Task]:
 
 # --- steps -----------------------------------------------------------------------------
 
-Step = Callable[[np.ndarray[tuple[int], np.dtype[np.int64]]], None]
+Step = Callable[[NDArray[np.int64]], object]
 
 
 def _plain(task: Task) -> Step:
     module = copy.deepcopy(task.module)
     optimiser = torch.optim.SGD(module.parameters(), lr=0.1)
 
-    def step(chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def step(chosen: NDArray[np.int64]) -> None:
         batch = task.customers.batch(chosen)
         optimiser.zero_grad()
         task.loss(module(*batch.inputs), *batch.targets).mean().backward()
@@ -215,7 +217,7 @@ def _opacus(task: Task, mode: str) -> Step:
     private, optimiser = made[0], made[1]
     loss = made[2] if mode == "ghost" else Rows()
 
-    def step(chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+    def step(chosen: NDArray[np.int64]) -> None:
         batch = task.customers.batch(chosen)
         inputs = tuple(each.contiguous() for each in batch.inputs)
         optimiser.zero_grad()
@@ -260,7 +262,151 @@ def _against_plain() -> list[Figure]:
     return figures
 
 
-SECTIONS.append(_against_plain)
+def _against_opacus() -> list[Figure]:
+    figures = []
+    for task in _tasks().values():
+        size, turns = 1024, 7 if task.name != "MLP" else 25
+        ours, plain, ghost = _ours(task, size), _plain(task), _opacus(task, "ghost")
+        took = _medians(task, size, {"ours": ours, "plain": plain, "ghost": ghost}, turns=turns)
+        figures.append(
+            Figure(
+                measure=f"Opacus ghost step / DP-SGD step, {task.name}, B = {size}",
+                value=took["ghost"] / took["ours"],
+                must=2.5,
+                aim=4,
+                how=f"CPU medians of {turns}: {1e3 * took['ghost']:.2f} ms and "
+                f"{1e3 * took['ours']:.2f} ms",
+            )
+        )
+        # A gradient for each row of an embedding takes gigabytes: fewer rows, scaled by plain.
+        few = size if task.name == "MLP" else 64
+        steps = {"ours": _ours(task, few), "plain": plain, "hooks": _opacus(task, "hooks")}
+        small = _medians(task, few, steps, turns=5)
+        per_row = small["hooks"] / few
+        figures.append(
+            Figure(
+                measure=f"Opacus hooks step / DP-SGD step, {task.name}, B = {size}",
+                value=per_row * size / took["ours"],
+                must=10,
+                aim=400 if few != size else None,
+                how=f"hooks at B = {few}: {1e3 * small['hooks']:.1f} ms, per row times {size}",
+            )
+        )
+    return figures
+
+
+def _memory() -> list[Figure]:
+    """Peak memory above what a process holds before the step, in processes of their own."""
+    figures = []
+    for name, size in (("MLP", 8192), ("two-tower", 1024), ("SASRec", 1024)):
+        peaks = {}
+        for way in ("plain", "ours"):
+            done = subprocess.run(  # noqa: S603 - this very file
+                [sys.executable, "-m", "bench.privacy", "peak", name, str(size), way],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            peaks[way] = float(done.stdout)
+        figures.append(
+            Figure(
+                measure=f"peak memory of DP-SGD / plain, {name}, B = {size}",
+                value=peaks["ours"] / peaks["plain"],
+                must=1.2,
+                aim=1.0,
+                better="less",
+                how=f"growth of the resident peak over five steps, first one included: "
+                f"{peaks['ours']:.1f} MB and {peaks['plain']:.1f} MB",
+            )
+        )
+    return figures
+
+
+def _peak(name: str, size: int, way: str) -> int:
+    task = _tasks()[name]
+    generator = np.random.default_rng(0)
+    batches = [np.sort(generator.choice(len(task.customers), size, replace=False)) for _ in "12345"]
+    # One step of two rows loads libraries and makes pools, which are not the step's.
+    _plain(task)(batches[0][:2])
+    _ours(task, 2)(batches[0][:2])
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak so far
+    before = _resident_kib("VmRSS")
+    step = _plain(task) if way == "plain" else _ours(task, size)
+    for batch in batches:
+        step(batch)
+    print((_resident_kib("VmHWM") - before) / 1024)
+    return 0
+
+
+def _resident_kib(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def _batches() -> list[Figure]:
+    task = _tasks()["MLP"]
+    figures = []
+    for size in (256, 1024, 8192):
+        sampler, source = PoissonSampler(POPULATION, size / POPULATION), NoiseSource()
+        steps: dict[str, Step] = {
+            "batch": lambda _, sampler=sampler, source=source: task.customers.batch(
+                sampler.draw(source)
+            ),
+            "step": _ours(task, size),
+        }
+        turns = max(9, 30_000 // size)
+        took = _medians(task, size, steps, turns=turns)
+        figures.append(
+            Figure(
+                measure=f"batch formation / DP-SGD step, MLP, B = {size}, %",
+                value=100 * took["batch"] / took["step"],
+                must=10,
+                aim=5,
+                better="less",
+                how=f"CPU medians of {turns}: draw from {POPULATION:,} customers and gather, "
+                f"{1e6 * took['batch']:.0f} us and {1e6 * took['step']:.0f} us",
+            )
+        )
+    return figures
+
+
+def _noise() -> list[Figure]:
+    values, source = 640_000, NoiseSource()
+    seconds: dict[str, list[float]] = {"narrow": [], "wide": [], "around": [], "torch": []}
+    centres = np.random.default_rng(0).normal(0, 50, values)
+    draws: dict[str, Callable[[], object]] = {
+        "narrow": lambda: discrete_gaussian(64.0, values, source=source),
+        "wide": lambda: discrete_gaussian(1e5, values, source=source),
+        "around": lambda: discrete_gaussian_around(centres, 64.0, source=source),
+        "torch": lambda: torch.normal(0.0, 1.0, (values,)),
+    }
+    for _ in range(15):
+        for name, draw in draws.items():
+            started = time.process_time()
+            draw()
+            seconds[name].append(time.process_time() - started)
+    took = {name: statistics.median(each) / values * 1e9 for name, each in seconds.items()}
+    return [
+        Figure(
+            measure=f"discrete Gaussian, {name} / torch.normal",
+            value=took[name] / took["torch"],
+            must=2,
+            aim=1.2,
+            better="less",
+            how=f"{how}; CPU medians of 15: {took[name]:.1f} and {took['torch']:.1f} ns a value",
+        )
+        for name, how in (
+            ("narrow", "noise_std 64"),
+            ("wide", "noise_std 100,000"),
+            ("around", "noise_std 64 around given centres"),
+        )
+    ]
+
+
+SECTIONS += [_against_plain, _against_opacus, _memory, _batches, _noise]
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["peak"]:
+        torch.set_num_threads(1)
+        sys.exit(_peak(sys.argv[2], int(sys.argv[3]), sys.argv[4]))
     sys.exit(main())
