@@ -6,6 +6,7 @@ and dense SGD on the same rows, gathering them included.
 """
 
 import copy
+import os
 import statistics
 import subprocess
 import sys
@@ -306,6 +307,12 @@ def _memory() -> list[Figure]:
                 capture_output=True,
                 text=True,
                 check=True,
+                # Large buffers go back at once, so that an earlier step hides none.
+                env={
+                    **os.environ,
+                    "MALLOC_MMAP_THRESHOLD_": "65536",
+                    "MALLOC_TRIM_THRESHOLD_": "65536",
+                },
             )
             peaks[way] = float(done.stdout)
         figures.append(

@@ -273,18 +273,23 @@ def _part(
     """Join a layer's calls along the steps, shape (customers, steps, ...), and take its rule."""
     weight, bias = sums.of(layer)
     if isinstance(layer, nn.Embedding):
-        ids = torch.cat([ids.reshape(size, -1) for ids, _ in calls], dim=1)
+        ids = _joined([ids.reshape(size, -1) for ids, _ in calls])
         width = layer.embedding_dim
-        grads = torch.cat([grad.reshape(size, -1, width) for _, grad in calls], dim=1)
+        grads = _joined([grad.reshape(size, -1, width) for _, grad in calls])
         return _EmbeddingRows(ids, grads, layer.padding_idx, sums.sink(layer))
     if isinstance(layer, nn.LayerNorm):
         return _layer_norm(layer, calls, sums, size)
     widths = calls[0][0].shape[-1], calls[0][1].shape[-1]
-    inputs = torch.cat([each.reshape(size, -1, widths[0]) for each, _ in calls], dim=1)
-    grads = torch.cat([each.reshape(size, -1, widths[1]) for _, each in calls], dim=1)
+    inputs = _joined([each.reshape(size, -1, widths[0]) for each, _ in calls])
+    grads = _joined([each.reshape(size, -1, widths[1]) for _, each in calls])
     if inputs.shape[1] == 1:
         return _LinearVectors(inputs[:, 0], grads[:, 0], weight, bias)
     return _LinearSequences(inputs, grads, weight, bias)
+
+
+def _joined(calls: list[Tensor]) -> Tensor:
+    """Along the steps; one call needs no copy."""
+    return calls[0] if len(calls) == 1 else torch.cat(calls, dim=1)
 
 
 def _layer_norm(
@@ -300,10 +305,10 @@ def _layer_norm(
             )
             for each, grad in calls
         ]
-        formed.append((torch.cat(scaled, dim=1).sum(1), weight))
+        formed.append((_joined(scaled).sum(1), weight))
     if bias is not None:
         plain = [grad.reshape(size, -1, bias.numel()) for _, grad in calls]
-        formed.append((torch.cat(plain, dim=1).sum(1), bias))
+        formed.append((_joined(plain).sum(1), bias))
     return _Vectors(formed)
 
 
