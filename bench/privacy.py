@@ -101,7 +101,7 @@ class SasRec(nn.Module):
 
     def forward(self, items: Tensor, candidates: Tensor) -> Tensor:
         """Scores, shape (rows, length, 2), from ids (rows, length) and (rows, length, 2)."""
-        places = torch.arange(LENGTH).expand_as(items)
+        places = torch.arange(LENGTH).repeat(items.shape[0], 1)  # Opacus's ghost mode wants a copy
         hidden = self.norm(self.blocks(self.item(items) + self.place(places)))
         return (self.target(candidates) * hidden[:, :, None]).sum(3)
 

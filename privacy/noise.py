@@ -249,8 +249,8 @@ def discrete_gaussian_around(
 def sampler_slack(n_coordinates: int, *, shares: int = 1) -> float:
     """Total variation distance of that many sampled values from their exact law.
 
-    Each value is granted 2^-48. What it uses: at most 680 table edges, each
-    rounded down by less than 2^-64, and a tail cut of 2^-64, together under 2^-54;
+    Each value is granted 2^-48. What it uses: at most 5,500 table edges, each
+    rounded down by less than 2^-64, and a tail cut of 2^-64, together under 2^-51;
     and an acceptance probability in [0.7, 1] from float64 arithmetic, off by
     under six units of 2^-53, which moves the accepted law by no more than 2^-49.
     The law's own distance from a rounded Gaussian (`privacy.accounting`, below
