@@ -99,8 +99,9 @@ class Settings:
             actual size of a batch would betray who is in it.
         steps: Optimiser steps; at least 1.
         learning_rate: Of plain SGD; > 0.
-        micro_batch: Customers whose gradients are worked on together; at least 1.
-            Bounds memory, changes no result.
+        micro_batch: Customers whose gradients are worked on together; at least 1. A
+            module that keeps little for a customer takes several at once. Changes
+            no result.
     """
 
     clip_norm: float
