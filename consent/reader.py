@@ -185,7 +185,13 @@ class RegisterReader:
         self._refreshed_at = max(at, self._refreshed_at or 0)
 
     def subject_ref(self, subject_id: str) -> SubjectRef:
-        """Return the pseudonym of a person: HMAC-SHA256 of the id under the node's key."""
+        """Return the pseudonym of a person: HMAC-SHA256 of the id under the node's key.
+
+        Wherever a person is named by the brand's own id, a pseudonym does as well, and is taken
+        as it is: who showed a handle is known by nothing else.
+        """
+        if isinstance(subject_id, SubjectRef):
+            return subject_id
         if not isinstance(subject_id, str) or not subject_id:
             raise ValueError("a subject id must be a non-empty string")
         message = b"subject\0" + subject_id.encode()

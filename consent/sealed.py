@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 else:
     from pysqlite3 import dbapi2 as sqlite3
 
-SubjectRef = NewType("SubjectRef", str)
-"""Pseudonym of a data subject: 64 hex digits of a keyed hash, useless without the key."""
+
+class SubjectRef(str):
+    """Pseudonym of a data subject: 64 hex digits of a keyed hash, useless without the key.
+
+    A type of its own, so that who is known by pseudonym is never taken for somebody whose id of
+    the brand's happens to read so.
+    """
+
+    __slots__ = ()
+
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _SALT_BYTES = 32

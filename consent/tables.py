@@ -206,6 +206,118 @@ Table(
     sqlite_with_rowid=False,
 )
 
+# What staff, services and other brands do through the node: `participant` says it.
+Table(
+    "account_token",
+    METADATA,
+    _text("token_id", key=True),
+    _text("account"),
+    _blob("digest"),
+    _number("expires_at"),
+    _number("used_at"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "account_factor",
+    METADATA,
+    _text("account", key=True),
+    _number("last_step"),
+    _number("stepped_up_at"),
+    _text("token_id"),
+    _number("failures"),
+    _number("locked_until"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "account_answer",
+    METADATA,
+    _text("account"),
+    _blob("key"),
+    _blob("request"),
+    _text("answer"),
+    _number("at"),
+    PrimaryKeyConstraint("account", "key"),
+    Index("account_answer_at", "at"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "case_file",
+    METADATA,
+    _text("case_id", key=True),
+    _text("subject_ref"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "decision_window",
+    METADATA,
+    _text("decisions", key=True),
+    _number("idx"),
+    _text("purpose"),
+    _blob("salt"),
+    _blob("members"),
+    _number("permitted"),
+    _number("refused"),
+    _number("closed"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "service_permit",
+    METADATA,
+    _text("permit", key=True),
+    _text("account"),
+    _number("closed_at"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "rights_request",
+    METADATA,
+    _text("request_id", key=True),
+    _text("subject_ref"),
+    _text("kind"),
+    _text("purposes"),
+    _number("opened_at"),
+    _number("due_at"),
+    _number("extended"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "received_notice",
+    METADATA,
+    _text("sender"),
+    _text("notice"),
+    _text("sha256"),
+    _number("at"),
+    PrimaryKeyConstraint("sender", "notice"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "shared_handle",
+    METADATA,
+    _text("recipient"),
+    _text("subject_ref"),
+    _text("handle"),
+    PrimaryKeyConstraint("recipient", "subject_ref"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "known_handle",
+    METADATA,
+    _text("sender"),
+    _text("handle"),
+    _text("subject_ref"),
+    PrimaryKeyConstraint("sender", "handle"),
+    sqlite_with_rowid=False,
+)
+Table(
+    "waiting_withdrawal",
+    METADATA,
+    _text("sender"),
+    _text("handle"),
+    _text("purpose"),
+    PrimaryKeyConstraint("sender", "handle", "purpose"),
+    sqlite_with_rowid=False,
+)
+
 
 def triggers(dialect: str) -> list[str]:
     """Return the statements that make the append-only tables refuse every change.

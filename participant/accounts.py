@@ -37,14 +37,6 @@ _PAUSE_MS = 30_000
 _USED_EVERY_MS = 60_000
 _MOST_STANDING = 1000
 _TOKEN = re.compile(r"([0-9a-f]{16})\.([A-Za-z0-9_-]{43})")
-# Trusted: whoever can write these can sign in as anybody; the log shows what they then ask for.
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS account_token (token_id TEXT PRIMARY KEY, account TEXT NOT NULL,
-    digest BLOB NOT NULL, expires_at INTEGER NOT NULL, used_at INTEGER NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS account_factor (account TEXT PRIMARY KEY,
-    last_step INTEGER NOT NULL, stepped_up_at INTEGER NOT NULL, token_id TEXT NOT NULL,
-    failures INTEGER NOT NULL, locked_until INTEGER NOT NULL)""",
-)
 
 
 class AccountError(Exception):
@@ -174,9 +166,6 @@ class Accounts:
         self._log, self._access, self._key, self._in_force = log, access, key, in_force
         self._topic = Topic(log, (PROPOSED, ADDED, CHANGED, REVOKED))
         self._standing: dict[tuple[str, Action, str], AccessGrant] = {}
-        with log.transaction() as transaction:
-            for statement in TABLES:
-                transaction.connection.execute(statement)
         self.reload()
 
     def all(self) -> list[Account]:

@@ -34,10 +34,6 @@ APPROVED_FOR_MS = 86_400_000
 OPENED = "case.opened"
 REQUESTED, APPROVED, DONE = "unseal.requested", "unseal.approved", "unseal.done"
 _ROOT_LIFE_MS = 3_600_000
-# Trusted and secret: it says whom a case is about. An erased person is taken out of it.
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS case_file (case_id TEXT PRIMARY KEY, subject_ref TEXT NOT NULL)",
-)
 
 
 class CaseError(Exception):
@@ -133,9 +129,6 @@ class Cases:
         self._node = node
         self._seek_cosignatures = seek_cosignatures
         self._topic = Topic(node.log, (OPENED, REQUESTED, APPROVED, DONE))
-        with node.log.transaction() as transaction:
-            for statement in TABLES:
-                transaction.connection.execute(statement)
 
     def all(self) -> list[Case]:
         """Return every case, oldest first, as the log adds it up."""
@@ -213,15 +206,6 @@ class Cases:
             DONE, case_id, session, at=at, sha256=digest, complete_until=dossier.complete_until
         )
         return dossier
-
-    def forget(self, ref: SubjectRef) -> None:
-        """Take a person who was erased out of the files of their cases.
-
-        Raises:
-            LogError: The log's database cannot be written.
-        """
-        with self._node.log.transaction() as transaction:
-            transaction.connection.execute("DELETE FROM case_file WHERE subject_ref = ?", (ref,))
 
     def _subject(self, case_id: str) -> SubjectRef:
         with self._node.log.reading() as connection:

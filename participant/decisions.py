@@ -34,19 +34,11 @@ from consent import (
 from consent.gate import bucket
 from participant.accounts import Session
 from participant.node import Node
-from participant.subject import PseudonymRegister
 
 WINDOW_MS = 3_600_000
 KEPT_EVERY_MS = 5_000
 MOST_SUBJECTS = 1_000_000
 _ASSESSED_FOR_MS = 1_000
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS decision_window (decisions TEXT PRIMARY KEY,
-    idx INTEGER NOT NULL, purpose TEXT NOT NULL, salt BLOB NOT NULL, members BLOB NOT NULL,
-    permitted INTEGER NOT NULL, refused INTEGER NOT NULL, closed INTEGER NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS service_permit (permit TEXT PRIMARY KEY,
-    account TEXT NOT NULL, closed_at INTEGER NOT NULL)""",
-)
 _KINDS = {
     Role.INGEST: {UseKind.INGEST, UseKind.LINK},
     Role.TRAINER: {UseKind.TRAIN, UseKind.FEATURE, UseKind.EVALUATE},
@@ -95,14 +87,7 @@ class GateDesk:
         self._lock = threading.Lock()
         self._windows: dict[tuple[str, Purpose], _Window] = {}
         self._assessed: dict[Purpose, tuple[int, bool]] = {}
-        self._by_ref = PseudonymRegister(
-            node.log,
-            pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
-            profile=node.register.ladder,
-        )
         with node.log.transaction() as transaction:
-            for statement in TABLES:
-                transaction.connection.execute(statement)
             left = transaction.connection.execute(
                 "SELECT decisions, salt, members, permitted, refused FROM decision_window"
                 " WHERE closed = 0 ORDER BY idx"
@@ -186,7 +171,7 @@ class GateDesk:
         try:
             if not self._is_assessed(purpose, at=at):
                 return Why.NOT_ASSESSED
-            register = self._node.register if ref is None else self._by_ref
+            register = self._node.register
             row = int(register.rows([subject or "" if ref is None else ref])[0])
             permitted = row >= 0 and self._node.gate.is_permitted(row, purpose, at=at)
             self._count(session, purpose, row if permitted else None, at=at)

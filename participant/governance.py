@@ -22,7 +22,9 @@ from consent.cedar import CedarEngine
 from consent.policy import SHIPPED
 from models.plan import Plan
 from participant.accounts import Session, code_of
+from participant.handle import Handles
 from participant.node import Node
+from participant.rights import Rights
 
 
 def propose_rules(node: Node, session: Session) -> Proposal:
@@ -174,7 +176,7 @@ def erase_subject(node: Node, session: Session, subject_id: str) -> int:
     at = node.clock()
     about = f"erasure/{secrets.token_hex(8)}"
     node.accounts.authorize(session, Action.ERASE_SUBJECT, about=about, at=at)
-    return node.register.erase(subject_id, at=at)
+    return Rights(node, Handles.of(node)).erase_person(subject_id, at=at)
 
 
 def appoint_sample(node: Node, *roles: Role) -> Session:

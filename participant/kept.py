@@ -14,12 +14,6 @@ from participant.accounts import CodeRefused, Session
 from participant.node import Node
 
 ANSWERS_KEPT_MS = 7 * 86_400_000
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS account_answer (account TEXT NOT NULL, key BLOB NOT NULL,
-    request BLOB NOT NULL, answer TEXT NOT NULL, at INTEGER NOT NULL,
-    PRIMARY KEY (account, key))""",
-    "CREATE INDEX IF NOT EXISTS account_answer_at ON account_answer (at)",
-)
 
 
 class KeptAnswers:
@@ -32,9 +26,6 @@ class KeptAnswers:
             LogError: The log cannot be written.
         """
         self._node = node
-        with node.log.transaction() as transaction:
-            for statement in TABLES:
-                transaction.connection.execute(statement)
 
     def once(
         self,

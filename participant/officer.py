@@ -137,7 +137,6 @@ class OfficerDesk:
             return kept
         # Outside of a transaction: what destroys keys cannot be taken back with it.
         index = erase_subject(self.node, session, subject_id)
-        self.cases.forget(self.node.register.subject_ref(subject_id))
         return self.kept.once(session, key, request, lambda: {"log_index": index})
 
     def export(

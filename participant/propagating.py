@@ -24,7 +24,6 @@ from consent import (
     NoticeError,
     Outcome,
     Overdue,
-    Register,
     SignedMessage,
     WithdrawalNotice,
     acknowledge,
@@ -33,15 +32,11 @@ from consent import (
 from consent.problems import Problem, RequestRefused
 from participant.node import Node
 from participant.partners import HandleMode, RecipientSettings
-from participant.subject import PseudonymRegister
 
 NOTIFY_PATH = "/v1/withdrawals:notify"
 _MOST_ANSWER_BYTES = 16_384
 _TIMEOUT_S, _LONGEST_S, _PAUSE_S = 10.0, 30.0, 2.0
 _MINUTE_MS = 60_000
-_TABLE = """CREATE TABLE IF NOT EXISTS received_notice
-    (sender TEXT NOT NULL, notice TEXT NOT NULL, sha256 TEXT NOT NULL, at INTEGER NOT NULL,
-    PRIMARY KEY (sender, notice))"""
 _log = logging.getLogger(__name__)
 
 
@@ -218,21 +213,10 @@ class Courier:
 class Inbox:
     """Receives what other nodes withdraw, and follows it before it says so."""
 
-    def __init__(self, node: Node, *, register: Register | None = None) -> None:
-        """Take an open node; people are known to it by pseudonym here.
-
-        Raises:
-            LogError: The log cannot be written.
-        """
+    def __init__(self, node: Node) -> None:
+        """Take an open node."""
         self._node = node
-        register = register or PseudonymRegister(
-            node.log,
-            pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
-            profile=node.register.ladder,
-        )
-        self._withdrawals = node.withdrawals.known_by(register)
-        with node.log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
+        self._withdrawals = node.withdrawals
 
     def receive(self, signed: SignedMessage, *, key: str) -> SignedMessage:
         """Follow a notice, durably, and then acknowledge it; the same notice, the same answer.

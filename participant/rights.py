@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from consent import AccessGrant, Action, JsonValue, Purpose, Register, SubjectRef, due_at
+from consent import AccessGrant, Action, JsonValue, Purpose, SubjectRef, due_at
 from participant.handle import Handles
 from participant.node import Node
 from participant.records import own_events, refs_of
@@ -22,14 +22,6 @@ ANSWERED, REFUSED = "rights.answered", "rights.refused"
 MOST_OPEN = 20
 _LONGEST_TEXT = 2000
 _AT_ONCE = "done when it was asked"
-ANSWERS_TABLE = """CREATE TABLE IF NOT EXISTS service_answer
-    (subject_ref TEXT NOT NULL, key BLOB NOT NULL, request BLOB NOT NULL, answer TEXT NOT NULL,
-    at INTEGER NOT NULL, PRIMARY KEY (subject_ref, key))"""
-"""What the service answered to each write; an erasure empties it for the person."""
-_TABLE = """CREATE TABLE IF NOT EXISTS rights_request
-    (request_id TEXT PRIMARY KEY, subject_ref TEXT NOT NULL, kind TEXT NOT NULL,
-    purposes TEXT NOT NULL, opened_at INTEGER NOT NULL, due_at INTEGER NOT NULL,
-    extended INTEGER NOT NULL)"""
 _COLUMNS = "request_id, subject_ref, kind, purposes, opened_at, due_at, extended"
 
 
@@ -79,23 +71,18 @@ class OpenRequest:
 class Rights:
     """The requests of one node's data subjects."""
 
-    def __init__(self, node: Node, register: Register, handles: Handles) -> None:
+    def __init__(self, node: Node, handles: Handles) -> None:
         """Make the table when there is none.
 
         Args:
             node: The open node.
-            register: The node's register, which is asked by pseudonym.
             handles: What an erasure revokes.
 
         Raises:
             LogError: The log cannot be written.
         """
         self._node = node
-        self._register = register
         self._handles = handles
-        with node.log.transaction() as transaction:
-            transaction.connection.execute(_TABLE)
-            transaction.connection.execute(ANSWERS_TABLE)
 
     def open(
         self,
@@ -232,23 +219,43 @@ class Rights:
         request = self._granted(request_id, Action.ERASE_SUBJECT, grant=grant, at=at)
         if request.kind is not RequestKind.ERASURE:
             raise RightsError(f"the request is one for {request.kind}, not to erase")
-        refs = refs_of(self._node, request.subject_ref)
-        with self._node.log.transaction() as transaction:
-            self._handles.revoke_all(refs)
-            connection = transaction.connection
-            for ref in refs:
-                connection.execute("DELETE FROM service_answer WHERE subject_ref = ?", (ref,))
-                connection.execute(
-                    "DELETE FROM rights_request WHERE subject_ref = ? AND request_id <> ?",
-                    (ref, request_id),
-                )
-        index = self._register.erase(request.subject_ref, at=at)
+        index = self.erase_person(request.subject_ref, at=at, but=request_id)
         # Last, so that a crash before it leaves a request that can be repeated.
         with self._node.log.transaction() as transaction:
             transaction.connection.execute(
                 "DELETE FROM rights_request WHERE request_id = ?", (request_id,)
             )
         return index
+
+    def erase_person(self, subject_id: str, *, at: int, but: str = "") -> int:
+        """Erase somebody everywhere on the node, and tell who got data about them.
+
+        Whoever calls this has asked the access rules. A crash in between leaves somebody who has
+        withdrawn from everything: erase them again.
+
+        Args:
+            subject_id: Who, by the brand's own id or by pseudonym.
+            at: Epoch milliseconds.
+            but: A request that is left for the caller to close.
+
+        Returns:
+            The open entry that says that somebody was erased, and not who.
+
+        Raises:
+            LogError: The log cannot be written; see above for what holds then.
+        """
+        refs = refs_of(self._node, self._node.register.subject_ref(subject_id))
+        with self._node.log.transaction() as transaction:
+            self._handles.revoke_all(refs)
+            connection = transaction.connection
+            for ref in refs:
+                connection.execute("DELETE FROM service_answer WHERE subject_ref = ?", (ref,))
+                connection.execute("DELETE FROM case_file WHERE subject_ref = ?", (ref,))
+                connection.execute(
+                    "DELETE FROM rights_request WHERE subject_ref = ? AND request_id <> ?",
+                    (ref, but),
+                )
+        return self._node.withdrawals.erase(subject_id, at=at)
 
     def of(self, ref: SubjectRef) -> list[JsonValue]:
         """Return a person's requests, oldest first, each with what became of it."""
@@ -290,9 +297,9 @@ class Rights:
     def _at_once(self, kind: RequestKind) -> Callable[..., int] | None:
         """Return what the node can do itself."""
         if kind is RequestKind.OBJECTION:
-            return self._register.set_objection
+            return self._node.withdrawals.object
         if kind is RequestKind.RESTRICTION:
-            return self._register.set_restriction
+            return self._node.withdrawals.restrict
         return None
 
     def _granted(

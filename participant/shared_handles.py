@@ -8,18 +8,6 @@ import secrets
 
 from consent import Log, Purpose, SubjectRef
 
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS shared_handle
-    (recipient TEXT NOT NULL, subject_ref TEXT NOT NULL, handle TEXT NOT NULL,
-    PRIMARY KEY (recipient, subject_ref))""",
-    """CREATE TABLE IF NOT EXISTS known_handle
-    (sender TEXT NOT NULL, handle TEXT NOT NULL, subject_ref TEXT NOT NULL,
-    PRIMARY KEY (sender, handle))""",
-    # What was withdrawn under a name that nobody here is known by yet.
-    """CREATE TABLE IF NOT EXISTS waiting_withdrawal
-    (sender TEXT NOT NULL, handle TEXT NOT NULL, purpose TEXT NOT NULL,
-    PRIMARY KEY (sender, handle, purpose))""",
-)
 # A merged person has several pseudonyms, and what is known under each is about them.
 _REFS = """(SELECT ? UNION SELECT other.subject_ref FROM consent_ref AS mine
     JOIN consent_ref AS other ON other.row_no = mine.row_no WHERE mine.subject_ref = ?)"""
@@ -35,9 +23,6 @@ class SharedHandles:
             LogError: The log cannot be written.
         """
         self._log = log
-        with log.transaction() as transaction:
-            for statement in _TABLES:
-                transaction.connection.execute(statement)
 
     def give(self, recipient: str, ref: SubjectRef) -> str:
         """Return the name of a person for a recipient, the same every time."""

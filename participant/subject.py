@@ -24,7 +24,6 @@ from consent import (
     Notice,
     Purpose,
     Receipt,
-    Register,
     Role,
     SubjectRef,
     Told,
@@ -77,16 +76,6 @@ class Act:
         return hashlib.sha256(self.key.encode()).digest(), hashlib.sha256(text.encode()).digest()
 
 
-class PseudonymRegister(Register):
-    """The register, asked by pseudonym: a person who showed a handle is known by nothing else."""
-
-    def subject_ref(self, subject_id: str) -> SubjectRef:
-        """Return the pseudonym as it is."""
-        if not _REF.fullmatch(subject_id):
-            raise ValueError("a pseudonym must be 64 lower-case hex digits")
-        return SubjectRef(subject_id)
-
-
 class SubjectDesk:
     """Serves the data subjects of one node.
 
@@ -112,13 +101,9 @@ class SubjectDesk:
         self._notices: dict[str, list[dict[str, JsonValue]]] = {}
         self._notices_read = 0
         self._topic = Topic(node.log, (NOTICE_PUBLISHED,))
-        self._register = PseudonymRegister(
-            node.log,
-            pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
-            profile=node.register.ladder,
-        )
-        self._withdrawals = node.withdrawals.known_by(self._register)
-        self.rights = Rights(node, self._register, handles)
+        self._register = node.register
+        self._withdrawals = node.withdrawals
+        self.rights = Rights(node, handles)
         self._receipts = Receipts(node, handles)
 
     @property

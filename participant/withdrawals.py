@@ -24,22 +24,12 @@ class Withdrawals:
         handles: SharedHandles,
         versions: Versions,
     ) -> None:
-        """Take the parts; the register decides by which ids people are known."""
+        """Take the parts of one node."""
         self._log = log
         self._register = register
         self._outbox = outbox
         self._handles = handles
         self._versions = versions
-
-    def known_by(self, register: Register) -> "Withdrawals":
-        """Return the same door for people who are known by other ids, such as pseudonyms."""
-        return Withdrawals(
-            self._log,
-            register,
-            outbox=self._outbox,
-            handles=self._handles,
-            versions=self._versions,
-        )
 
     def withdraw(
         self, subject_id: str, purposes: Iterable[Purpose] | None = None, *, at: int

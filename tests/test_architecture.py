@@ -64,6 +64,7 @@ ROOMS = {
         "consent.migrations.versions.v0001_log",
         "consent.migrations.versions.v0002_register",
         "consent.migrations.versions.v0003_services",
+        "consent.migrations.versions.v0004_desk",
         "consent.postgresql",
         "consent.store",
         "consent.tables",
@@ -74,6 +75,7 @@ ROOMS = {
         "consent.migrations.versions.v0001_log",
         "consent.migrations.versions.v0002_register",
         "consent.migrations.versions.v0003_services",
+        "consent.migrations.versions.v0004_desk",
     },
     "psycopg": {"consent.postgresql"},
     "cedarpy": {"consent.cedar"},
@@ -118,6 +120,8 @@ ROOMS = {
         "tillpact.exchanging",
     },
     "packaging": {"tillpact.doctor"},
+    "torch": {"privacy.clipping", "privacy.dp_sgd"},
+    "opacus": {"privacy.dp_sgd"},
 }
 # What leads to raw rows of customers -> the modules that may name it. Everybody else goes through
 # `Gate.open`, because `CustomerTable` answers to nothing but a view that a gate issued.
@@ -126,7 +130,7 @@ RAW_ROWS = {
     "Orders": {"participant.customers", "participant.features"},
     "_raw_orders": {"participant.customers"},
     "_raw_lines": {"participant.customers"},
-    "_ISSUED": {"consent.access", "consent.gate"},
+    "_ISSUED": {"consent.access", "consent.gate", "participant.accounts"},
 }
 JUNK = {"utils", "util", "common", "helpers", "helper", "misc"}
 BAD_SUFFIXES = ("Manager", "Handler", "Helper", "Factory", "Base")

@@ -43,7 +43,6 @@ from participant.node import Node, NodeError
 from participant.receipts import Receipts, UnknownRecord
 from participant.rights import MOST_OPEN, RequestKind, Rights, RightsError
 from participant.service import create_app
-from participant.subject import PseudonymRegister
 from tests.federation.synthetic import DAY_MS, Clock, config_of
 
 from .service_client import NOTICE, Person, client_of, new_node, person
@@ -70,12 +69,7 @@ def anna(node: Node) -> Person:
 
 @pytest.fixture
 def rights(node: Node) -> Rights:
-    register = PseudonymRegister(
-        node.log,
-        pseudonym_key=(node.config.folder / "pseudonym.key").read_bytes(),
-        profile=node.ladder,
-    )
-    return Rights(node, register, Handles.of(node))
+    return Rights(node, Handles.of(node))
 
 
 def grant(node: Node, action: Action, about: str) -> AccessGrant:
@@ -327,7 +321,7 @@ def test_under_pipl_an_answer_is_due_in_working_days_and_not_extended(tmp_path: 
     with Node.create(config_of("amber", tmp_path, profile=Profile.CN_PIPL), clock=Clock()) as node:
         activate_rules(node, author="ann", approver="bo")
         handles = Handles.of(node)
-        rights = Rights(node, node.register, handles)
+        rights = Rights(node, handles)
         opened = rights.open("anna", RequestKind.ACCESS, at=node.clock())  # type: ignore[arg-type]
 
         assert opened is not None

@@ -20,6 +20,7 @@ from privacy import (
     NoiseSource,
     clip,
     discrete_gaussian,
+    discrete_gaussian_around,
     discrete_laplace,
     quantise,
     sampler_slack,
@@ -28,7 +29,7 @@ from privacy import (
 )
 
 FALSE_ALARM = 1e-6
-SCALES = [0.5, 1.0, 4.0, 30.0, 63.9, 64.0, 100.0, 600.0, 1e5]
+SCALES = [0.5, 1.0, 4.0, 30.0, 64.0, 256.0, 256.1, 600.0, 1e5]
 
 numbers = st.floats(-1e200, 1e200, allow_subnormal=True)
 vectors = arrays.arrays(np.float64, st.integers(1, 20), elements=numbers)
@@ -135,6 +136,41 @@ def test_each_value_gets_its_own_parameter() -> None:
 
     for place, noise_std in enumerate([2.0, 900.0, 30.0]):
         assert histogram_p(values[place::3], noise_std) > FALSE_ALARM
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.5, -0.25, 1e6 + 0.375, -3.9])
+def test_noise_around_a_centre_has_the_exact_law(centre: float) -> None:
+    values = discrete_gaussian_around(np.full(1_000_000, centre), 32.0, source=source())
+
+    moved = values - round(centre)
+    grid = np.arange(-400, 401)
+    weights = np.exp(-((grid - (centre - round(centre))) ** 2) / (2 * 32.0**2))
+    counts = np.bincount(moved + 400, minlength=801)
+    assert chi_squared(counts, weights / weights.sum()) > FALSE_ALARM
+
+
+def test_noise_that_ignores_the_fraction_of_its_centre_is_caught() -> None:
+    values = discrete_gaussian(32.0, 1_000_000, source=source())
+
+    weights = np.exp(-((np.arange(-400, 401) - 0.5) ** 2) / (2 * 32.0**2))
+    counts = np.bincount(values + 400, minlength=801)
+    assert chi_squared(counts, weights / weights.sum()) < FALSE_ALARM
+
+
+@pytest.mark.parametrize(
+    ("centre", "noise_std", "message"),
+    [
+        (0.0, 29.9, r"noise_std must be in \[30, 256\], got 29.9"),
+        (0.0, 257.0, r"noise_std must be in \[30, 256\], got 257.0"),
+        (math.nan, 64.0, "centres must be finite and below 2\\^50 in size; nothing was drawn"),
+        (2.0**50, 64.0, "centres must be finite"),
+    ],
+)
+def test_noise_around_a_centre_refuses_what_it_cannot_draw(
+    centre: float, noise_std: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        discrete_gaussian_around(np.array([centre]), noise_std, source=source())
 
 
 def test_noise_of_symmetric_matrices_is_smaller_off_the_diagonal() -> None:
