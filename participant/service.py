@@ -19,7 +19,7 @@ from participant import (
     subject_api,
     withdrawal_api,
 )
-from participant.cosigning import cosigner_of
+from participant.cosigning import cosigner_of, seek_cosignatures
 from participant.decisions import GateDesk
 from participant.handle import Handles, Limiter
 from participant.handle_api import HandleDesk
@@ -88,7 +88,11 @@ def create_app(node: Node, settings: ServiceSettings | None = None) -> FastAPI:
     app.state.log_desk = LogDesk(node.log, node.tower, peers=settings.peers or _configured(node))
     app.state.inbox = Inbox(node)
     app.state.gate_desk = gate_desk
-    app.state.officer_desk = OfficerDesk(node)
+    app.state.officer_desk = OfficerDesk(
+        node,
+        seek_cosignatures=seek_cosignatures(node),
+        count_overdue=lambda: len(node.overdue_notices()),
+    )
     app.state.staff_limiter = Limiter(per_minute=staff_api.REQUESTS_PER_MINUTE)
     for api in (
         subject_api,

@@ -236,10 +236,11 @@ def audit_dossier(
     _check_free(out)
     from consent.instant import format_instant  # noqa: PLC0415
     from participant.cases import Cases  # noqa: PLC0415
+    from participant.cosigning import seek_cosignatures  # noqa: PLC0415
 
     with _node(config) as node:
         session = _sign_in(node, as_account, token_file, code, code_file)
-        made = Cases(node).dossier(session, case)
+        made = Cases(node, seek_cosignatures=seek_cosignatures(node)).dossier(session, case)
         _write_secret(out, made.data)
         say(f"Dossier: {out}, {len(made.data)} bytes. Keep it as secret as the person's data.")
         say(f"It proves to be complete until {format_instant(made.complete_until)}.")

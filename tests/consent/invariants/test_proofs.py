@@ -16,6 +16,7 @@ from consent import (
     JsonValue,
     LogError,
     NoteError,
+    Profile,
     ProofError,
     Purpose,
     ReceiptError,
@@ -28,7 +29,7 @@ from consent import (
     finalise_receipt,
     format_canonical,
     issue_receipt,
-    make_subject_key,
+    ladder_of,
     parse_canonical,
     prove,
     prove_opened,
@@ -61,6 +62,7 @@ CONTROLLER = Controller(
     contact="Officer",
     email="privacy@brand-a.example",
     phone="+49 30 0000000",
+    officer="dpo@brand-a.example",
     authority="Commissioner",
     notice_url="https://brand-a.example/privacy",
     withdraw=Words(en="Switch it off", zh="关闭"),
@@ -68,6 +70,7 @@ CONTROLLER = Controller(
     give_steps=1,
     storage_location="DE",
     retention="P6M",
+    security="Keys at the node only.",
 )
 
 
@@ -96,8 +99,9 @@ def proofs() -> dict[str, bytes]:
             record,
             issuer=IDENTITY,
             controller=CONTROLLER,
+            ladder=ladder_of(Profile.EU_GDPR),
             receipt_id="0f" * 16,
-            subject_key=make_subject_key(),
+            subject_key="k" * 43,
         )
         opening = log.opening(0)
         notice = WithdrawalNotice(
