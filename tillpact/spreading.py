@@ -51,7 +51,7 @@ def consent_overdue(config: Config, as_json: Json = False) -> None:  # noqa: FBT
 
     try:
         found = load(config)
-        database = ReadOnlyDatabase(found.folder / "log" / "log.sqlite")
+        database = ReadOnlyDatabase(found.folder / "log", store=found.store)
         try:
             limit_ms = found.spreading.propagation.limit_ms
             overdue = overdue_in(database, at=system_clock(), limit_ms=limit_ms)

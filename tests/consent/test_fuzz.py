@@ -409,7 +409,9 @@ def read_message(data: bytes) -> object:
 def read_array(data: bytes) -> object:
     """Read a delivery whose array is any bytes."""
     array = Array(dtype="float64", shape=(2,), stype="numpy.ndarray", data=data)
-    fields = ConfigRecord({"plan_digest": "ab", "witnessed_size": 0, "witnessed_note": ""})
+    fields = ConfigRecord(
+        {"plan_digest": "ab", "witnessed_size": 0, "witnessed_note": "", "witnessed_sizes": [0]}
+    )
     return Delivery.from_record(RecordDict({"fields": fields, "arrays": ArrayRecord({"w": array})}))
 
 

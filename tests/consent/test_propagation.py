@@ -181,10 +181,10 @@ def test_a_recipient_without_a_name_for_the_person_is_not_told(
 
 
 def test_a_reader_in_another_process_sees_what_is_overdue(
-    outbox: Outbox, withdraw: Callable[..., list[str]], tmp_path: Path
+    outbox: Outbox, withdraw: Callable[..., list[str]], tmp_path: Path, store: str | None
 ) -> None:
     withdraw(SHARING)
-    database = ReadOnlyDatabase(tmp_path / "log" / "log.sqlite")
+    database = ReadOnlyDatabase(tmp_path / "log", store=store)
 
     found = overdue_in(database, at=T + DAY, limit_ms=DAY)
     database.close()

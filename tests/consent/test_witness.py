@@ -155,7 +155,7 @@ def test_a_witness_without_memory_cosigns_nothing(tmp_path: Path, coordinator: I
 COSIGNS_AND_DIES = """
 import os, sys
 from pathlib import Path
-from tests.conftest import Stores
+from consent import Identity, PublicIdentity, Witness
 witness = Witness(Path(sys.argv[1]), Identity.load(Path(sys.argv[2])))
 note = bytes.fromhex(sys.argv[4]).decode()
 print(witness.cosign(note, log=PublicIdentity.parse(sys.argv[3]), proof=[], at=1), flush=True)

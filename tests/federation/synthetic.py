@@ -1,5 +1,6 @@
 """Small made-up brands with known content, and a federation of them in one folder."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +34,7 @@ from models.exchange import ReadyRequest, RoundRequest, Witnessed
 from models.plan import Plan, PlanRecipe, SignedPlan, code_digest
 from models.recommendation import ItemGram
 from models.sums import noise_multiplier
-from participant.accounts import Session
+from participant.accounts import NotSignedIn, Session
 from participant.client_app import client_app
 from participant.config import ParticipantConfig
 from participant.features import FEATURES
@@ -142,8 +143,11 @@ def approve(node: Node, plan: Plan) -> bytes:
     """An operator of the brand signs a plan; the account is made when it is first needed."""
     node.verify_plan(plan)
     folder = node.config.folder
-    if folder not in _OPERATORS:
-        _OPERATORS[folder] = appoint_sample(node, Role.OPERATOR)
+    if folder in _OPERATORS:
+        # A node that was put back from a copy may not know the account.
+        with contextlib.suppress(NotSignedIn):
+            return approve_plan(node, _OPERATORS[folder], plan)
+    _OPERATORS[folder] = appoint_sample(node, Role.OPERATOR)
     return approve_plan(node, _OPERATORS[folder], plan)
 
 

@@ -124,7 +124,7 @@ def test_a_node_with_a_closed_log_answers_nothing(federation: Federation, plan: 
 
     reason = refusal(node, "train.round", first_round(plan).to_record())
 
-    assert reason == "the consent state or the log cannot be used, which is a refusal"
+    assert reason == "amber cannot answer now; its operator sees why"
     assert len(node.ledger.history()) == before
 
 

@@ -365,7 +365,9 @@ def test_a_dossier_says_until_when_it_is_proved_when_peers_do_not_answer(
     case = approved_case(staff, {"subject": node.table.subjects[0], "reason": "court"})
     staff.officer.step_up()
     unseen = staff.officer.get(f"/v1/cases/{case}/dossier")
-    note = cosign(node.log.checkpoint(), federation.host.identity, at=clock())
+    note = node.log.checkpoint()
+    for witness in (federation.host.identity, *(n.identity for n in federation.nodes.values())):
+        note = cosign(note, witness, at=clock())
     node.log.accept_cosigned(note, node.trust_policy)
     until = clock()
     seen = staff.officer.get(f"/v1/cases/{case}/dossier")

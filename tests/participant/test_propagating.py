@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consent import Identity, NoticeError, Purpose, SignedMessage, WithdrawalNotice
+from consent.reader import ReadOnlyDatabase
 from consent.withdrawal import ACK, NOTICE
 from participant.config import format_config
 from participant.handle import issue_handle
@@ -587,7 +588,8 @@ def test_a_courier_that_is_killed_at_any_moment_tells_everybody_once(tmp_path: P
         amber.close()
         kills = 0
         for _ in range(40):
-            if not killed_after(amber, moments.uniform(0.05, 0.25)):
+            # Now after one acknowledgement, now after several, however fast the machine is.
+            if not killed_after(amber, acks=moments.randint(1, 4)):
                 break
             kills += 1
         finish(amber)
@@ -607,8 +609,16 @@ def finish(node: Node) -> None:
             Courier(opened).deliver()
 
 
-def killed_after(node: Node, seconds: float) -> bool:
-    """Deliver in a child process and kill it; False if it had finished by then."""
+def killed_after(node: Node, *, acks: int) -> bool:
+    """Deliver in a child process and kill it after so many; False if it had finished by then."""
+    database = ReadOnlyDatabase(node.config.folder / "log")
+
+    def acked() -> int:
+        with database.reading() as connection:
+            question = "SELECT COUNT(*) FROM outbox WHERE acked_at IS NOT NULL"
+            return int(connection.execute(question).fetchone()[0])
+
+    until, status = acked() + acks, 0
     child = os.fork()
     if not child:
         try:
@@ -617,9 +627,14 @@ def killed_after(node: Node, seconds: float) -> bool:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
         os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    ended = 0
+    while acked() < until and not ended:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.001)
+    database.close()
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return True
     assert os.waitstatus_to_exitcode(status) == 0

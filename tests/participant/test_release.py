@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from consent import PermittedView, Refused, Use, UseKind
+from consent import Checkpoint, PermittedView, Refused, Use, UseKind, sign_checkpoint
 from models.exchange import CONTRIBUTION_CONTEXT, Delivery, Reply, RoundRequest, Witnessed
 from models.plan import Plan, PlanError, SignedPlan
 from models.recommendation import ItemGram
@@ -597,13 +597,14 @@ def test_a_model_that_is_not_finite_or_not_for_this_brand_is_not_kept(
     assert not (node.config.folder / "models").exists()
 
 
-def test_a_note_that_nobody_cosigned_is_refused_before_data_is_opened(
+def test_a_note_of_a_tree_that_never_was_is_refused_before_data_is_opened(
     node: Node, plan: Plan
 ) -> None:
     before = memory(node)
-    witnessed = Witnessed(tree_size=node.log.tree_size, note=node.log.checkpoint())
+    other = sign_checkpoint(Checkpoint(node.name, 3, bytes(32)), node.identity)
+    witnessed = Witnessed(tree_size=3, note=other)
 
     said = ask(node, "train.round", first_round(plan, witnessed=witnessed).to_record())["fields"]
 
-    assert "coordinator" in str(said["refused"])  # type: ignore[index]
+    assert "its operator sees why" in str(said["refused"])  # type: ignore[index]
     assert memory(node) == before

@@ -31,7 +31,6 @@ from consent import (
 from consent.cedar import CedarEngine
 from consent.policy import SHIPPED
 from consent.problems import MEDIA_TYPE
-from participant.governance import activate_rules
 from participant.handle import (
     Handles,
     issue_handle,
@@ -43,7 +42,7 @@ from participant.node import Node, NodeError
 from participant.receipts import Receipts, UnknownRecord
 from participant.rights import MOST_OPEN, RequestKind, Rights, RightsError
 from participant.service import create_app
-from tests.federation.synthetic import DAY_MS, Clock, config_of
+from tests.federation.synthetic import DAY_MS, Clock, config_of, govern
 
 from .service_client import NOTICE, Person, client_of, new_node, person
 from .test_subject_api import problem
@@ -289,7 +288,7 @@ def test_what_the_node_can_do_itself_is_done_at_once(anna: Person, right: str, f
 def test_staff_answers_refuses_and_extends_with_a_grant(
     node: Node, anna: Person, rights: Rights
 ) -> None:
-    activate_rules(node, author="ann", approver="bo")
+    govern(node)
     ids = [
         anna.post("/v1/me/requests", {"right": right}).json()["request"]
         for right in ("access", "explanation", "rectification")
@@ -319,7 +318,7 @@ def test_staff_answers_refuses_and_extends_with_a_grant(
 
 def test_under_pipl_an_answer_is_due_in_working_days_and_not_extended(tmp_path: Path) -> None:
     with Node.create(config_of("amber", tmp_path, profile=Profile.CN_PIPL), clock=Clock()) as node:
-        activate_rules(node, author="ann", approver="bo")
+        govern(node)
         handles = Handles.of(node)
         rights = Rights(node, handles)
         opened = rights.open("anna", RequestKind.ACCESS, at=node.clock())  # type: ignore[arg-type]
@@ -332,7 +331,7 @@ def test_under_pipl_an_answer_is_due_in_working_days_and_not_extended(tmp_path: 
 
 
 def test_erasure_leaves_nothing_of_a_person(node: Node, anna: Person, rights: Rights) -> None:
-    activate_rules(node, author="ann", approver="bo")
+    govern(node)
     ben = Person(anna.client, issue_handle(node, "ben"))
     ben.give("contact")
     record = anna.give("contact", "recommendation").json()["record"]
@@ -369,7 +368,7 @@ def test_erasure_leaves_nothing_of_a_person(node: Node, anna: Person, rights: Ri
 def test_an_erasure_reaches_every_id_that_was_merged(
     node: Node, anna: Person, rights: Rights
 ) -> None:
-    activate_rules(node, author="ann", approver="bo")
+    govern(node)
     other = Person(anna.client, issue_handle(node, "anna-2"))
     other.give("contact")
     anna.give("contact")

@@ -13,9 +13,8 @@ from typer.testing import CliRunner
 
 from consent import Profile, packaged_profile
 from participant.config import format_config, load
-from participant.governance import activate_rules
 from participant.node import Node
-from tests.federation.synthetic import config_of
+from tests.federation.synthetic import config_of, govern
 from tillpact.cli import app
 
 MAKE = runpy.run_path(str(Path(__file__).parents[1] / "vectors" / "receipt" / "make.py"))
@@ -162,7 +161,7 @@ def test_a_receipt_goes_into_a_file_of_its_owners_only(
 
 def test_a_request_is_listed_with_whose_it_is_and_answered(run: Run, config: Path) -> None:
     with Node.open(load(config)) as node:
-        activate_rules(node, author="ann", approver="bo")
+        govern(node)
     opened = data(run("request", config, "--subject", "anna", "--right", "access", "--json"))
     other = data(run("request", config, "--subject", "bea", "--right", "access", "--json"))
     done = run("request", config, "--subject", "anna", "--right", "restriction")
@@ -311,7 +310,7 @@ def test_the_register_of_processing_is_written_in_three_forms(
 ) -> None:
     denied = run("processing", config, "--account", "op-1", code=1)
     with Node.open(load(config)) as node:
-        activate_rules(node, author="ann", approver="bo")
+        govern(node)
     table = run("processing", config, "--account", "op-1").stdout
     run("processing", config, "--account", "op-1", "--format", "csv", "--out", folder / "p.csv")
     document = json.loads(run("processing", config, "--account", "op-1", "--format", "json").stdout)

@@ -199,7 +199,7 @@ VERIFIERS: dict[str, Callable[[bytes], object]] = {
     },
 }
 # Up to here every bit is flipped; of what is larger, a sample.
-SMALL_BYTES = 700
+SMALL_BYTES = 1000
 
 
 def flipped(data: bytes, bit: int) -> bytes:
