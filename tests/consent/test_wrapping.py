@@ -97,6 +97,15 @@ def test_a_wrapping_key_that_is_damaged_or_open_to_others_is_refused(
         WrappingKeys(tmp_path / "key")
 
 
+def test_a_key_that_was_destroyed_never_wraps_again(tmp_path: Path) -> None:
+    (tmp_path / "wrapping.key").touch(mode=0o600)
+    (tmp_path / "wrapping.key").write_bytes(bytes(32))
+
+    SubjectKeys(tmp_path / "keys.sqlite").close()
+
+    assert any((tmp_path / "wrapping.key").read_bytes())
+
+
 @pytest.mark.parametrize("fault", ["missing", "another"])
 def test_a_log_without_its_wrapping_key_does_not_open_and_makes_no_other(
     folder: Path, identity: Identity, store: str | None, fault: str
