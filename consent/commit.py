@@ -154,6 +154,14 @@ class Writer:
         if self._closed:
             raise LogError(f"the log {self._origin!r} is closed")
 
+    def check_no_transaction(self, refusal: str) -> None:
+        """Raise `LogError` inside a transaction of this thread; the log must be held."""
+        if self._active is not None:
+            raise LogError(
+                f"{refusal} inside an open transaction, half of which would be committed; "
+                "nothing was done"
+            )
+
     def load_head(self) -> None:
         """Read tree and latest time from the database.
 

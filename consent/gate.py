@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consent.canonical import JsonValue
-from consent.event import LogError, is_count
+from consent.event import CLOCK_TOLERANCE_MS, LogError, is_count
 from consent.ladder import Purpose
 from consent.log import Log
 from consent.register import Register
@@ -377,18 +377,22 @@ class Gate:
 
     def _deny(self, purpose: Purpose, reason: str, *, use: Use, at: int) -> None:
         name = str(purpose) if isinstance(purpose, Purpose) else "unknown"
+        event: dict[str, JsonValue] = {
+            "type": "permit.denied",
+            "v": 1,
+            "at": at,
+            "purpose": name,
+            "use": use.format(),
+            "policy": self._policy_digest,
+            "reason": reason,
+        }
         try:
-            self._log.append(
-                {
-                    "type": "permit.denied",
-                    "v": 1,
-                    "at": at,
-                    "purpose": name,
-                    "use": use.format(),
-                    "policy": self._policy_digest,
-                    "reason": reason,
-                }
-            )
+            with self._log.transaction() as transaction:
+                latest = transaction.head[1]
+                if is_count(at) and at < latest - CLOCK_TOLERANCE_MS:
+                    # A log takes no event of a time long past: it is told at the latest one.
+                    event |= {"type": "clock.anomaly", "at": latest, "claimed": at}
+                transaction.append(event)
         except (LogError, ValueError):
             _log.warning("a refusal for %s could not be written to the log", name)
 

@@ -30,7 +30,14 @@ from consent.entries import Entry, LogTransaction, read_hashes
 from consent.event import SEALED, Event, LogError
 from consent.identity import Identity
 from consent.published import StoredTree, write_published
-from consent.sealed import SealError, SubjectKeys, SubjectRef, commitment_of, unseal
+from consent.sealed import (
+    WRAPPING_KEY,
+    SealError,
+    SubjectKeys,
+    SubjectRef,
+    commitment_of,
+    unseal,
+)
 from consent.store import (
     DATABASE,
     Connection,
@@ -90,7 +97,7 @@ class Log:
         with _storage(sentence):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _take_lock(folder)
-        if any((folder / name).exists() for name in (DATABASE, _KEYS, _ANCHOR)):
+        if any((folder / name).exists() for name in (DATABASE, _KEYS, WRAPPING_KEY, _ANCHOR)):
             lock.release()
             raise LogError(f"the folder {folder} holds a log already; nothing was changed")
         made: Store | None = None
@@ -279,6 +286,9 @@ class Log:
         """Destroy the key, then the content, of every sealed event of a subject.
 
         No leaf and no root hash changes. What is lost here cannot be brought back.
+
+        Raises:
+            LogError: A transaction of this thread is open, or not everything could be destroyed.
         """
         writer = self._writer
         with (
@@ -286,6 +296,7 @@ class Log:
             writer.storage("a data subject could not be erased completely; try again"),
         ):
             writer.check_open()
+            writer.check_no_transaction("a data subject cannot be erased")
             writer.settle()
             writer.keys.destroy(subject_ref)
             for table in ("sealed", "subject_head"):
@@ -294,6 +305,39 @@ class Log:
                     (subject_ref,),
                 )
             writer.store.forget()
+
+    def rotate_wrapping_key(self, *, at: int) -> str:
+        """Change the key that subjects' keys are wrapped under; return the id of the new one.
+
+        No leaf and no root hash changes, and what could be opened can be opened. It is told by
+        an event. Interrupted at any point it leaves a log that opens; a repeated call finishes,
+        with the same new key, and may tell it again. Nobody appends meanwhile.
+
+        Args:
+            at: Epoch milliseconds.
+
+        Raises:
+            LogError: A transaction of this thread is open, some key cannot be unwrapped, or a
+                file could not be written; rotate again.
+            ValueError: The time is none.
+        """
+        writer = self._writer
+        with (
+            writer.held(),
+            writer.storage("the wrapping key could not be changed completely; rotate again"),
+        ):
+            writer.check_open()
+            writer.check_no_transaction("the wrapping key cannot be changed")
+            writer.settle()
+            with self.transaction() as transaction:
+                key_id = writer.keys.successor()
+                # First, because it may be refused; it commits with what it tells.
+                transaction.append(
+                    {"type": "key.rotated", "v": 1, "at": at, "kind": "wrapping", "id": key_id}
+                )
+                writer.keys.rewrap()
+            writer.keys.finish_rewrapping()
+        return key_id
 
     def inclusion_proof(self, index: int, tree_size: int | None = None) -> list[bytes]:
         """Return the proof that an entry is in the tree of a size; the present one if None."""
@@ -452,4 +496,5 @@ def _remove(folder: Path) -> None:
     for name in (DATABASE, _KEYS):
         for suffix in ("", "-wal", "-shm"):
             (folder / (name + suffix)).unlink(missing_ok=True)
-    (folder / _ANCHOR).unlink(missing_ok=True)
+    for name in (WRAPPING_KEY, _ANCHOR):
+        (folder / name).unlink(missing_ok=True)

@@ -1,12 +1,14 @@
 """Seal a person's events: the log holds a salted commitment, the content can be destroyed.
 
-Content and salt are encrypted under a key of the data subject that lives in a file of its own.
-Destroying that key makes every sealed event of the subject unreadable, here and in every copy
-of the log, while no leaf and no root hash changes. Backups of the key file must be short-lived,
-or they undo an erasure.
+Content and salt are encrypted under a key of the data subject that lives, wrapped, in a file of
+its own. Destroying that key makes every sealed event of the subject unreadable, here and in every
+copy of the log, while no leaf and no root hash changes. Backups of the key file must be
+short-lived, or they undo an erasure.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -17,7 +19,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from consent.canonical import JsonValue
-from consent.event import is_count, is_version
+from consent.event import LogError, is_count, is_version
+from consent.wrapping import WrappingError, WrappingKeys
 
 if TYPE_CHECKING:
     import sqlite3
@@ -39,11 +42,22 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _SALT_BYTES = 32
 _NONCE_BYTES = 12
 _AT_ONCE = 64
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS subject_key (subject_ref TEXT PRIMARY KEY,"
+    " wrapped BLOB NOT NULL, wrapping_id TEXT NOT NULL) WITHOUT ROWID"
+)
+_PUT_KEY = "INSERT INTO subject_key VALUES (?, ?, ?)"
 _MANY_KEYS = (
-    "SELECT subject_ref, key FROM subject_key WHERE subject_ref IN"  # noqa: S608 - marks only
+    "SELECT subject_ref, wrapped, wrapping_id FROM subject_key WHERE subject_ref IN"  # noqa: S608
     f" ({', '.join('?' * _AT_ONCE)})"
 )
+_OLDER = (
+    "SELECT subject_ref, wrapped, wrapping_id FROM subject_key"
+    " WHERE wrapping_id <> ? AND subject_ref > ? ORDER BY subject_ref LIMIT 1000"
+)
+WRAPPING_KEY = "wrapping.key"
 MINUTE_MS = 60_000
+_log = logging.getLogger(__name__)
 
 
 class SealError(Exception):
@@ -118,19 +132,27 @@ def commitment_of(leaf: JsonValue) -> bytes | None:
 
 
 class SubjectKeys:
-    """One AES key per data subject, in a database of its own.
+    """One AES key per data subject, in a database of its own, each wrapped under one key.
 
-    Trusted: whoever can read the file can open every sealed event of this node.
+    Trusted: whoever can read the database and the file `wrapping.key` beside it can open every
+    sealed event of this node. Either of them alone opens nothing.
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the keys, or make a place for them; older ones that lie bare are wrapped.
+
+        Raises:
+            LogError: There are keys, and not the key that they are wrapped under.
+        """
         self._connection = connect(path)
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS subject_key"
-            " (subject_ref TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID"
-        )
         self._made: list[SubjectRef] = []
         self._near: dict[str, bytes] = {}
+        try:
+            self._wrapping = WrappingKeys(path.with_name(WRAPPING_KEY))
+            self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
 
     @property
     def made(self) -> int:
@@ -145,17 +167,15 @@ class SubjectKeys:
         """Return the key of a subject.
 
         Raises:
-            SealError: There is none, or it was destroyed.
+            SealError: There is none, it was destroyed, or it cannot be unwrapped.
         """
-        near = self._near.get(subject_ref)
-        if near is not None:
-            return near
-        row = self._connection.execute(
-            "SELECT key FROM subject_key WHERE subject_ref = ?", (subject_ref,)
-        ).fetchone()
-        if row is None:
+        try:
+            key = self._find(subject_ref)
+        except WrappingError as error:
+            raise SealError(f"{error}; nothing was opened") from error
+        if key is None:
             raise SealError("the key of a data subject does not exist or was destroyed")
-        return bytes(row[0])
+        return key
 
     def expect(self, subject_refs: Sequence[SubjectRef]) -> None:
         """Read the keys of several subjects at once; they are forgotten at the next commit."""
@@ -163,19 +183,29 @@ class SubjectKeys:
             some = list(subject_refs[start : start + _AT_ONCE])
             # The same statement for any number of subjects, so that it is prepared once.
             marks = some + some[-1:] * (_AT_ONCE - len(some))
-            self._near.update(self._connection.execute(_MANY_KEYS, marks))
+            for ref, wrapped, key_id in self._connection.execute(_MANY_KEYS, marks):
+                # One that cannot be unwrapped is an error of the entry that needs it.
+                with contextlib.suppress(WrappingError):
+                    self._near[ref] = self._wrapping.unwrap(wrapped, owner=ref, key_id=key_id)
 
     def make_key(self, subject_ref: SubjectRef) -> bytes:
-        """Return the key of a subject, made now when there is none; durable after `commit`."""
+        """Return the key of a subject, made now when there is none; durable after `commit`.
+
+        Raises:
+            LogError: There is one that cannot be unwrapped.
+        """
         try:
-            return self.key(subject_ref)
-        except SealError:
-            if not self._connection.in_transaction:
-                self._connection.execute("BEGIN IMMEDIATE")
-            key = AESGCM.generate_key(bit_length=256)
-            self._connection.execute("INSERT INTO subject_key VALUES (?, ?)", (subject_ref, key))
-            self._made.append(subject_ref)
-            return key
+            known = self._find(subject_ref)
+        except WrappingError as error:
+            raise LogError(f"{error}; nothing was appended") from error
+        if known is not None:
+            return known
+        self._begin()
+        key = AESGCM.generate_key(bit_length=256)
+        self._connection.execute(_PUT_KEY, (subject_ref, *self._wrap(subject_ref, key)))
+        self._made.append(subject_ref)
+        self._near[subject_ref] = key
+        return key
 
     def unmake(self, kept: int) -> None:
         """Forget all but the first `kept` keys that were made since the last commit."""
@@ -204,4 +234,91 @@ class SubjectKeys:
         """Erase a key from the database and from its write-ahead file."""
         self._near.clear()
         self._connection.execute("DELETE FROM subject_key WHERE subject_ref = ?", (subject_ref,))
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def successor(self) -> str:
+        """Return the id of the wrapping key that `rewrap` changes to."""
+        return self._wrapping.successor()
+
+    def rewrap(self) -> None:
+        """Wrap every key under a new wrapping key; durable after `commit`.
+
+        Until `finish_rewrapping` both wrapping keys are there, so that every key can be unwrapped
+        whatever happens in between. After an interruption it goes on with the same new key.
+
+        Raises:
+            LogError: Some key cannot be unwrapped; then take it back with `rollback`.
+            OSError: The new wrapping key could not be written.
+        """
+        self._wrapping.begin()
+        self._begin()
+        last = ""
+        while some := self._connection.execute(_OLDER, (self._wrapping.current, last)).fetchall():
+            try:
+                self._connection.executemany(
+                    "UPDATE subject_key SET wrapped = ?, wrapping_id = ? WHERE subject_ref = ?",
+                    [
+                        (*self._wrap(ref, self._wrapping.unwrap(old, owner=ref, key_id=by)), ref)
+                        for ref, old, by in some
+                    ],
+                )
+            except WrappingError as error:
+                raise LogError(f"{error}; the older wrapping key was kept") from error
+            last = some[-1][0]
+
+    def finish_rewrapping(self) -> None:
+        """Destroy the older wrapping key, after `rewrap` and `commit`.
+
+        Raises:
+            OSError: It could not be destroyed; do all of it again.
+        """
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._wrapping.finish()
+
+    def _find(self, subject_ref: str) -> bytes | None:
+        near = self._near.get(subject_ref)
+        if near is not None:
+            return near
+        row = self._connection.execute(
+            "SELECT wrapped, wrapping_id FROM subject_key WHERE subject_ref = ?", (subject_ref,)
+        ).fetchone()
+        if row is None:
+            return None
+        return self._wrapping.unwrap(row[0], owner=subject_ref, key_id=row[1])
+
+    def _wrap(self, subject_ref: str, key: bytes) -> tuple[bytes, str]:
+        return self._wrapping.wrap(key, owner=subject_ref)
+
+    def _begin(self) -> None:
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    def _prepare(self) -> None:
+        columns = self._connection.execute("SELECT name FROM pragma_table_info('subject_key')")
+        is_bare = ("key",) in columns.fetchall()
+        if not is_bare:
+            self._connection.execute(_TABLE)
+        one = self._connection.execute("SELECT * FROM subject_key LIMIT 1").fetchone()
+        if one is not None and not is_bare and not self._wrapping.knows(one[2]):
+            raise LogError(
+                f"the keys of data subjects are wrapped under another key than the one in "
+                f"{WRAPPING_KEY}, or that file is missing; nothing was opened"
+            )
+        if not self._wrapping.current:
+            self._wrapping.create()
+        if is_bare:
+            self._wrap_bare()
+        if self._wrapping.is_changing:
+            _log.warning("a change of the wrapping key was interrupted; rotate the keys again")
+
+    def _wrap_bare(self) -> None:
+        """Bring a database of the time before keys were wrapped up to date."""
+        self._begin()
+        self._connection.execute("ALTER TABLE subject_key RENAME TO bare_key")
+        self._connection.execute(_TABLE)
+        for ref, key in self._connection.execute("SELECT subject_ref, key FROM bare_key"):
+            self._connection.execute(_PUT_KEY, (ref, *self._wrap(ref, key)))
+        self._connection.execute("DROP TABLE bare_key")
+        self.commit()
+        # The bare keys must not stay in the write-ahead file either.
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -23,7 +23,7 @@ from consent.policy import SHIPPED
 from models.plan import Plan
 from participant.accounts import Session, code_of
 from participant.handle import Handles
-from participant.node import Node
+from participant.node import WRAPPING, Node
 from participant.rights import Rights
 
 
@@ -177,6 +177,17 @@ def erase_subject(node: Node, session: Session, subject_id: str) -> int:
     about = f"erasure/{secrets.token_hex(8)}"
     node.accounts.authorize(session, Action.ERASE_SUBJECT, about=about, at=at)
     return Rights(node, Handles.of(node)).erase_person(subject_id, at=at)
+
+
+def rotate_keys(node: Node, session: Session) -> str:
+    """Change the key that the keys of data subjects are wrapped under; return its id.
+
+    Raises:
+        AccessDenied: Only an operator with a fresh second factor may.
+        LogError: It could not be completed; rotate again.
+    """
+    grant = node.accounts.authorize(session, Action.ROTATE_KEYS, about=WRAPPING, at=node.clock())
+    return node.rotate_keys(grant=grant)
 
 
 def appoint_sample(node: Node, *roles: Role) -> Session:

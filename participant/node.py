@@ -69,6 +69,8 @@ from privacy import (
 Clock: TypeAlias = Callable[[], int]
 
 STATE_ROOT_EVERY_MS = 24 * 60 * 60 * 1000
+WRAPPING = "wrapping"
+"""What a request to rotate the wrapping key is about."""
 
 
 _UNUSABLE = (
@@ -335,6 +337,22 @@ class Node:
         self.record("plan.approved", plan=plan.digest, name=plan.name, by=grant.request.actor)
         replace_files(folder, {plan.digest: signed.format()})
         return signed.signatures[self.name]
+
+    def rotate_keys(self, *, grant: AccessGrant) -> str:
+        """Change the key that the keys of data subjects are wrapped under; return its id.
+
+        No leaf of the log changes, and nobody's permission. Interrupted, it is done again.
+
+        Args:
+            grant: An operator's, to rotate keys, about `WRAPPING`.
+
+        Raises:
+            AccessDenied: The grant is for something else or too old; nothing was changed.
+            LogError: It could not be completed; rotate again.
+        """
+        at = self.clock()
+        grant.verify(Action.ROTATE_KEYS, about=WRAPPING, at=at)
+        return self.log.rotate_wrapping_key(at=at)
 
     def approved(self, plan_digest: str) -> SignedPlan:
         """A plan that this node signed, with the signatures it has seen.

@@ -41,6 +41,7 @@ ROOMS = {
     "cryptography": {
         "consent.identity",
         "consent.sealed",
+        "consent.wrapping",
         "privacy.masks",
         "participant.accounts",
         "privacy.noise",

@@ -15,9 +15,9 @@ PACKAGES = ("tillpact", "coordinator", "participant", "models", "privacy", "cons
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tillpact/**/*.md")])
 REFERENCE = ROOT / "docs" / "reference"
 # Raised and caught inside one package; nobody outside meets them.
-PRIVATE_ERRORS = {"RunFailed"}
+PRIVATE_ERRORS = {"RunFailed", "WrappingError"}
 # Constants that look like an event type and name a file.
-FILE_SUFFIXES = {"cedarschema", "csv", "json", "jsonl", "policy", "sqlite", "txt"}
+FILE_SUFFIXES = {"cedarschema", "csv", "json", "jsonl", "key", "policy", "sqlite", "txt"}
 
 
 def sources(*packages: str) -> list[ast.Module]:

@@ -103,6 +103,7 @@ receipt_app.command("issue")(consenting.receipt_issue)
 receipt_app.command("finalise")(consenting.receipt_finalise)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
+node_app.command("rotate-keys")(staff.node_rotate_keys)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ReceiptFile = Annotated[Path, typer.Argument(help="The receipt as the customer got it.")]

@@ -1,4 +1,4 @@
-"""The commands of a node's staff: accounts, and cases up to a dossier.
+"""The commands of a node's staff: accounts, keys, and cases up to a dossier.
 
 They open the node themselves. While it is served, the same is done over HTTP. A token is read
 from a file and never from the command line; a code may be typed.
@@ -156,6 +156,26 @@ def account_ls(config: Config, *, as_json: Json = False) -> None:
         if not print_json("account.ls", document, wanted=as_json):
             for each in known:
                 say(_account_line(each))
+
+
+def node_rotate_keys(
+    config: Config,
+    *,
+    as_account: As = None,
+    token_file: TokenFile = None,
+    code: Code = None,
+    code_file: CodeFile = None,
+    as_json: Json = False,
+) -> None:
+    """Change the key that the keys of data subjects are wrapped under; decisions stay."""
+    from participant.governance import rotate_keys  # noqa: PLC0415
+
+    with _node(config) as node:
+        session = _sign_in(node, as_account, token_file, code, code_file)
+        key_id = rotate_keys(node, session)
+        if not print_json("node.rotate-keys", {"kind": "wrapping", "id": key_id}, wanted=as_json):
+            say(f"Rotated: the wrapping key is {key_id}; the older one was destroyed.")
+            say("Back up log/wrapping.key apart from log/keys.sqlite.")
 
 
 def case_open(

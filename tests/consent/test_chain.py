@@ -11,7 +11,7 @@ from consent.canonical import format_canonical, parse_canonical
 from consent.chain import ChainHead, Link, format_link, parse_link
 from consent.dossier import DossierError, build_dossier, verify_dossier
 from consent.event import Event
-from consent.sealed import commitment_of, seal, sealed_leaf
+from consent.sealed import SubjectKeys, commitment_of, seal, sealed_leaf
 from consent.statetree import append_state_root
 
 ANNA, BEN = SubjectRef("a" * 64), SubjectRef("b" * 64)
@@ -125,8 +125,7 @@ def test_garbled_content_raises_only_a_log_error(data: bytes) -> None:
 
 def _age(folder: Path, contents: dict[int, Event]) -> None:
     """Make a log what the first version of this project wrote: no chains, content bare."""
-    with sqlite3.connect(folder / "keys.sqlite") as keys:
-        by_ref = dict(keys.execute("SELECT subject_ref, key FROM subject_key"))
+    keys = SubjectKeys(folder / "keys.sqlite")
     from consent.merkle import Frontier, leaf_hash
 
     connection = sqlite3.connect(folder / "log.sqlite", isolation_level=None)
@@ -135,7 +134,7 @@ def _age(folder: Path, contents: dict[int, Event]) -> None:
     for index, event in contents.items():
         ref = connection.execute("SELECT subject_ref FROM sealed WHERE idx = ?", (index,))
         content = format_canonical(dict(event))
-        commitment, ciphertext = seal(content, key=by_ref[ref.fetchone()[0]])
+        commitment, ciphertext = seal(content, key=keys.key(ref.fetchone()[0]))
         at = event["at"]
         assert isinstance(at, int)
         connection.execute(
@@ -156,6 +155,7 @@ def _age(folder: Path, contents: dict[int, Event]) -> None:
             (commitment_of(parse_canonical(leaf)), ref),
         )
     connection.close()
+    keys.close()
     from consent.durable import Anchor, Head
 
     (folder / "anchor").unlink()

@@ -112,7 +112,9 @@ def test_erasure_makes_one_subject_unreadable_and_changes_no_root(log: Log, tmp_
     anna = log.append_sealed(ANNA, {**_event(1), "name": "Anna-the-canary"})
     ben = log.append_sealed(BEN, _event(2))
     root = log.root_hash
-    key = log._writer.keys.key(ANNA)
+    (key,) = log._writer.keys._connection.execute(
+        "SELECT wrapped FROM subject_key WHERE subject_ref = ?", (ANNA,)
+    ).fetchone()
 
     log.erase_subject(ANNA)
 
@@ -122,6 +124,27 @@ def test_erasure_makes_one_subject_unreadable_and_changes_no_root(log: Log, tmp_
         log.opened(anna)
     files = [path.read_bytes() for path in (tmp_path / "log").iterdir()]
     assert not any(key in data or b"Anna-the-canary" in data for data in files)
+
+
+@pytest.mark.parametrize("step", ["erase", "rotate"])
+def test_an_open_transaction_is_not_committed_halfway_by_a_step_on_keys(
+    log: Log, step: str
+) -> None:
+    log.append_sealed(ANNA, _event(1))
+
+    def act() -> None:
+        with log.transaction() as transaction:
+            transaction.append(_event(2))
+            if step == "erase":
+                log.erase_subject(ANNA)
+            else:
+                log.rotate_wrapping_key(at=2)
+
+    with pytest.raises(LogError, match="inside an open transaction, half of which would be comm"):
+        act()
+
+    assert log.tree_size == 1
+    assert log.opened(0) == _event(1)
 
 
 def test_nothing_a_person_did_is_readable_in_the_files_without_their_key(

@@ -74,11 +74,13 @@ def test_a_destroyed_key_is_gone_from_the_files(tmp_path: Path) -> None:
     keys = SubjectKeys(tmp_path / "keys")
     key = keys.make_key(SubjectRef("a"))
     keys.commit()
-    assert any(key in path.read_bytes() for path in tmp_path.iterdir())
+    (wrapped,) = keys._connection.execute("SELECT wrapped FROM subject_key").fetchone()
+    assert any(wrapped in path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(key in path.read_bytes() for path in tmp_path.iterdir())
 
     keys.destroy(SubjectRef("a"))
 
-    assert not any(key in path.read_bytes() for path in tmp_path.iterdir())
+    assert not any(wrapped in path.read_bytes() for path in tmp_path.iterdir())
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from consent import (
     AccessDenied,
+    Action,
     AssessmentError,
     NotAssessed,
     PolicyError,
@@ -22,6 +23,7 @@ from participant.governance import (
     assess,
     erase_subject,
     propose_rules,
+    rotate_keys,
 )
 from participant.node import Node
 from tests.federation.synthetic import (
@@ -164,6 +166,31 @@ def test_a_person_is_erased_by_an_operator_with_a_fresh_factor_only(
 
     assert erased == ["access.allowed", "subject.erased"]
     assert list(node.register.mask([someone, other], PURPOSE, at=node.clock())) == [False, True]
+
+
+def test_keys_are_rotated_by_an_operator_with_a_fresh_factor_only(node: Node, staff: Staff) -> None:
+    activate_rules(node, author=staff.author, approver=staff.approver)
+    people, file = node.table.subjects, node.config.folder / "log" / "wrapping.key"
+    mask = list(node.register.mask(people, PURPOSE, at=node.clock()))
+    with pytest.raises(AccessDenied, match="no rule permits rotate_keys"):
+        rotate_keys(node, staff.approver)
+    before = file.read_bytes()
+
+    key_id = rotate_keys(node, staff.operator)
+    told = node.log.entry(node.log.tree_size - 1).value
+    after = file.read_bytes()
+    at = node.clock()
+    other = node.accounts.authorize(staff.operator, Action.ROTATE_KEYS, about="x", at=at)
+    with pytest.raises(AccessDenied, match="the grant is not one to rotate_keys"):
+        node.rotate_keys(grant=other)
+    node.clock.now += 301_000  # type: ignore[attr-defined]
+    with pytest.raises(AccessDenied, match="forbidden to the role operator by step-up"):
+        rotate_keys(node, staff.operator)
+
+    assert (told["type"], told["kind"], told["id"]) == ("key.rotated", "wrapping", key_id)
+    assert before != after == file.read_bytes()
+    assert list(node.register.mask(people, PURPOSE, at=node.clock())) == mask
+    node.register.verify_replay()
 
 
 def test_a_step_about_nothing_that_was_proposed_is_refused(node: Node, staff: Staff) -> None:

@@ -32,7 +32,7 @@ from tests.postgresql import Server
 def test_a_new_node_has_secrets_that_only_its_owner_can_read(shared: Federation) -> None:
     folder = shared.nodes["amber"].config.folder
     secret = ["identity.key", "agreement.key", "pseudonym.key", "ledger.sqlite"]
-    secret += ["log/log.sqlite", "log/keys.sqlite"]
+    secret += ["log/log.sqlite", "log/keys.sqlite", "log/wrapping.key"]
 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in secret:
@@ -360,5 +360,5 @@ def test_a_node_in_postgresql_keeps_keys_and_anchor_at_home(tmp_path: Path, serv
         node.log.publish(tmp_path / "published")
 
     names = {path.name for path in (config.folder / "log").iterdir()}
-    assert {"keys.sqlite", "anchor", "lock"} <= names
+    assert {"keys.sqlite", "wrapping.key", "anchor", "lock"} <= names
     assert "log.sqlite" not in names

@@ -216,3 +216,30 @@ def test_while_a_node_is_served_the_command_names_its_addresses(desk: Desk) -> N
     assert health.json()["alive"] is True
     assert (fresh.status_code, made.status_code) == (200, 200)
     assert made.json()["size_bytes"] > 0
+
+
+def test_an_operator_rotates_keys_and_nobody_else_does(desk: Desk) -> None:
+    file = desk.node.config.folder / "log" / "wrapping.key"
+    before = file.read_bytes()
+    nobody = desk.run("node", "rotate-keys", desk.config)
+    officer = desk.run("node", "rotate-keys", desk.config, by="officer", code=True)
+    stale = desk.run("node", "rotate-keys", desk.config, by="one")
+    unchanged = file.read_bytes()
+    done = desk.run("node", "rotate-keys", desk.config, "--json", by="one", code=True)
+    said = desk.run("node", "rotate-keys", desk.config, by="two", code=True)
+
+    assert (nobody.returncode, officer.returncode, stale.returncode) == (2, 1, 1)
+    assert "forbidden to the role compliance_officer by officer-reads-only" in officer.stderr
+    assert "by step-up" in stale.stderr
+    assert unchanged == before != file.read_bytes()
+    answer = json.loads(done.stdout)
+    assert answer["schema"] == "tillpact.node.rotate-keys/1"
+    assert answer["data"]["kind"] == "wrapping"
+    assert f"Rotated: the wrapping key is {_last_rotation(desk)['id']};" in said.stdout
+    assert answer["data"]["id"] not in said.stdout
+
+
+def _last_rotation(desk: Desk) -> dict[str, object]:
+    with Node.open(desk.node.config) as node:
+        values = [entry.value for entry in node.log.entries()]
+    return next(value for value in reversed(values) if value.get("type") == "key.rotated")

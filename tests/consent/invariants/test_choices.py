@@ -128,9 +128,9 @@ FAULTS: dict[Callable[[World], None], str] = {
     _unknown_purpose: "permit.denied",
     _missing_key: "permit.denied",
     _broken_tables: "permit.denied",
-    # A log takes no event of a time that is none or long past, and a watch in another process
-    # has no log to write to: there the refusal is all.
-    _clock_back: "permit.issued",
+    _clock_back: "clock.anomaly",
+    # A log takes no event of a time that is none, and a watch in another process has no log to
+    # write to: there the refusal is all.
     _no_time: "",
     _stale: "",
     _engine: "access.denied",

@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,7 +63,9 @@ from consent.merkle import consistency_proof, inclusion_proof, leaf_hash, tree_r
 from consent.note import Note
 from consent.policy import SHIPPED, PolicyError
 from consent.purpose import ladder_of
+from consent.sealed import SubjectKeys, connect
 from consent.statetree import load_state_tree
+from consent.wrapping import WrappingError, WrappingKeys
 from privacy import (
     Budget,
     BudgetExhausted,
@@ -388,16 +392,120 @@ def _openings(log: Log) -> dict[int, tuple[str | None, object]]:
 # --- I13 --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """All that a world decides, shows and can open at one moment."""
+
+    masks: dict[Purpose, list[bool]]
+    singles: dict[Purpose, list[bool]]
+    leaves: list[bytes]
+    root: bytes
+    opened: list[dict[str, object]]
+    openings: list[str]
+    dossiers: list[bytes]
+
+    @classmethod
+    def of(cls, world: World, *, size: int) -> "Remembered":
+        """Look at the first `size` entries, whatever came later."""
+        log, rows = world.log, world.register.rows(PEOPLE)
+        return cls(
+            masks=world.masks(),
+            singles={
+                p: [r >= 0 and world.gate.is_permitted(int(r), p, at=world.at) for r in rows]
+                for p in Purpose
+            },
+            leaves=[entry.leaf for entry in log.entries(0, size)],
+            root=log.root_at(size),
+            opened=[event for event in opened_events(log) if event["index"] < size],
+            openings=[_opening(log, index) for index in range(size)],
+            dossiers=[build_dossier(log, world.ref(who), at=world.at) for who in PEOPLE],
+        )
+
+
+def _opening(log: Log, index: int) -> str:
+    try:
+        return repr(log.opening(index))
+    except (LogError, SealError) as error:
+        return str(error)
+
+
+@SOME
+@given(
+    history=histories(most=8),
+    profile=profiles,
+    turns=st.lists(st.booleans(), min_size=8, max_size=8),
+)
+def test_i13_rotating_keys_changes_no_decision_and_no_leaf(
+    history: list[Act], profile: Profile, turns: list[bool]
+) -> None:
+    """I13: rotations between random acts; before and after, all is and opens the same.
+
+    A world that rotates nothing decides the same all along. What an older wrapping key is good
+    for after a rotation is nothing. The log's signing key and the pseudonym key do not rotate.
+    """
+    with new_folder() as folder, new_world(profile) as still:
+        with Log.create(folder / "log", IDENTITY) as log:
+            world = World(log, profile)
+            for act, rotates in zip(history, turns, strict=False):
+                world.do(act)
+                still.do(act)
+                if rotates:
+                    _rotate(world, folder / "log")
+                assert world.masks() == still.masks()
+            _rotate(world, folder / "log")
+            last = Remembered.of(world, size=log.tree_size)
+            world.register.verify_replay()
+        with Log.open(folder / "log", IDENTITY) as again:
+            assert Remembered.of(World(again, profile, at=world.at), size=again.tree_size) == last
+
+
+def _rotate(world: World, folder: Path) -> None:
+    log = world.log
+    append_state_root(log, at=world.at)
+    world.cosigned()
+    size, before = log.tree_size, Remembered.of(world, size=log.tree_size)
+    old = (folder / "wrapping.key").read_bytes()
+    log.rotate_wrapping_key(at=world.at)
+
+    assert Remembered.of(world, size=size) == before
+    assert [entry.value["type"] for entry in log.entries(size)] == ["key.rotated"]
+    verify_consistency(
+        proof=log.consistency_proof(size),
+        old_size=size,
+        old_root=before.root,
+        new_size=log.tree_size,
+        new_root=log.root_hash,
+    )
+    _verify_worthless(old, folder)
+
+
+def _verify_worthless(wrapping_key: bytes, folder: Path) -> None:
+    """An older wrapping key with a copy of today's database of keys opens nothing."""
+    with new_folder() as thief:
+        for name in ("keys.sqlite", "keys.sqlite-wal"):
+            if (folder / name).exists():
+                shutil.copy(folder / name, thief / name)
+        (thief / "wrapping.key").write_bytes(wrapping_key)
+        (thief / "wrapping.key").chmod(0o600)
+        connection = connect(thief / "keys.sqlite")
+        rows = connection.execute("SELECT * FROM subject_key").fetchall()
+        connection.close()
+        stolen = WrappingKeys(thief / "wrapping.key")
+        for ref, wrapped, key_id in rows:
+            for claimed in (key_id, stolen.current):
+                with pytest.raises(WrappingError):
+                    stolen.unwrap(wrapped, owner=ref, key_id=claimed)
+        if rows:
+            with pytest.raises(LogError, match="are wrapped under another key"):
+                SubjectKeys(thief / "keys.sqlite")
+
+
 @SOME
 @given(history=histories(most=8), profile=profiles)
-def test_i13_another_key_changes_no_leaf_and_no_decision(
+def test_i13_another_key_of_a_witness_or_a_log_changes_no_leaf_and_no_decision(
     history: list[Act], profile: Profile
 ) -> None:
-    """I13: keys that change now: witnesses' in the policy. All others are bound, and refused.
-
-    There is no rotation of a log's signing key, of the pseudonym key or of subjects' keys yet;
-    this holds only that another one of them opens nothing and changes nothing.
-    """
+    """I13: witnesses' keys change in the policy. The log's and the pseudonym key are bound."""
     with new_folder() as folder, Log.create(folder / "log", IDENTITY) as log:
         world = World(log, profile)
         world.live(history)
