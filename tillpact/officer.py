@@ -43,8 +43,8 @@ def audit_ls(
     """List the entries of a published log; exit 1 when it cannot be read or does not hold."""
     from consent import RowReader  # noqa: PLC0415
 
-    low = 0 if since is None else _moment(since, end=False)
-    high = None if until is None else _moment(until, end=True)
+    low = 0 if since is None else parse_moment(since, end=False)
+    high = None if until is None else parse_moment(until, end=True)
     trust = None if policy is None else read_policy(policy)
     publication = _publication(folder)
     reader, rows = RowReader(), list["EntryRow"]()
@@ -173,11 +173,11 @@ def evidence_build(
         verify_evidence_pack,
     )
 
-    low, high = _moment(since, end=False), _moment(until, end=True)
+    low, high = parse_moment(since, end=False), parse_moment(until, end=True)
     if low >= high:
         complain(f"the period from {since} to {until} must not be empty; nothing was written")
         raise typer.Exit(WRONG)
-    chosen = None if purpose is None else _purpose(purpose)
+    chosen = None if purpose is None else parse_purpose(purpose)
     trust = read_policy(policy)
     if not folder.is_dir():
         complain(f"there is no folder {folder}; nothing was verified")
@@ -293,7 +293,8 @@ def _check_index(publication: "Publication", index: int) -> None:
         raise typer.Exit(WRONG)
 
 
-def _purpose(text: str) -> "Purpose":
+def parse_purpose(text: str) -> "Purpose":
+    """Return the purpose of a name, or complain and exit 2."""
     from consent import Purpose  # noqa: PLC0415
 
     try:
@@ -304,7 +305,7 @@ def _purpose(text: str) -> "Purpose":
         raise typer.Exit(WRONG) from error
 
 
-def _moment(text: str, *, end: bool) -> int:
+def parse_moment(text: str, *, end: bool) -> int:
     """Return epoch milliseconds; a day as an end means until that day is over."""
     try:
         if _DAY.fullmatch(text):
