@@ -118,6 +118,7 @@ def test_the_how_to_leads_a_node_through_its_whole_life(tmp_path: Path) -> None:
         "Complete: until ",
         "The table is complete: ",
         "Erased: entry ",
+        "It continues a pack of ",
         "Verified: the log of lane holds ",
         "Cosigned by nobody.",
         "federated_training: epsilon 0.000 of 4.500 spent",
