@@ -258,6 +258,7 @@ def test_a_plan_that_the_node_does_not_sign_is_shown_with_the_reason(
     assert "the plan " in none.stderr
     assert "Refused: the plan has no price at delta 1e-05" in costly.stderr
     assert "the signature of birch is not for plan 'forged'" in refused.stderr
+    assert not (tmp_path / "three" / "nodes" / "amber" / "plans").exists()
     assert not (tmp_path / "x").exists()
 
 
