@@ -9,6 +9,7 @@ show that no entry of the period is left out, and a release is judged by the per
 charge before it. About people the log holds commitments alone.
 """
 
+import base64
 import hashlib
 import io
 import re
@@ -22,12 +23,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from consent.canonical import CanonicalError, JsonValue, format_canonical, parse_canonical
+from consent.checkpoint import Checkpoint, verify_log_signature
 from consent.event import LogError
 from consent.evidence_readme import format_readme
 from consent.instant import LATEST_MS, format_instant, parse_instant
 from consent.listing import EntryRow, RowReader, format_csv
-from consent.merkle import ProofError
-from consent.note import NoteError
+from consent.merkle import ProofError, verify_consistency
+from consent.note import Note, NoteError
 from consent.published import CHECKPOINT, Publication
 from consent.purpose import Purpose
 from consent.trust import TrustPolicy
@@ -36,9 +38,12 @@ from consent.verify import Verdict, verify_publication
 LARGEST_PACK_BYTES = 1 << 29
 MOST_ENTRIES = 1 << 22
 _MOST_FILES = 1 << 16
-_SCHEMA = "tillpact.evidence/1"
+# Version 1 had another README and knew no earlier pack; such packs still verify.
+_SCHEMAS = {1: "tillpact.evidence/1", 2: "tillpact.evidence/2"}
+_VERSIONS = {schema: version for version, schema in _SCHEMAS.items()}
 _README, _SUMMARY, _TABLE = "README.txt", "summary.json", "entries.csv"
 _POLICY, _LOG, _MANIFEST = "trust.policy", "log/", "manifest.json"
+_PREVIOUS, _GROWTH = "previous/checkpoint", "previous/consistency"
 _FIRST = (_README, _SUMMARY, _TABLE, _POLICY, _LOG + CHECKPOINT)
 _NAME = re.compile(r"[A-Za-z0-9]+([._/][A-Za-z0-9]+)*")
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -64,6 +69,8 @@ class EvidenceVerdict:
         rows: Number of entries in the table.
         events: Number of rows by type; sealed entries count as "sealed".
         differences: How the policy in the pack differs from the verifier's, one sentence each.
+        previous: Entries and root hash (64 hex digits) of the earlier pack that this one proves
+            to continue; None when it names none.
     """
 
     origin: str
@@ -76,15 +83,18 @@ class EvidenceVerdict:
     rows: int
     events: Mapping[str, int]
     differences: tuple[str, ...]
+    previous: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Choice:
-    """Which entries the table of a pack holds."""
+    """Which entries the table of a pack holds, and which earlier pack it continues."""
 
     since: int
     until: int
     purpose: Purpose | None
+    version: int = max(_SCHEMAS)
+    previous: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.since < self.until <= LATEST_MS:
@@ -101,6 +111,7 @@ def build_evidence(
     since: int,
     until: int,
     purpose: Purpose | None = None,
+    last_pack: bytes | None = None,
 ) -> bytes:
     """Return the pack of a published log, after verifying the log.
 
@@ -110,16 +121,20 @@ def build_evidence(
         since: Start of the period of the table, epoch milliseconds.
         until: End of the period; the moment itself is outside.
         purpose: Only entries that name this purpose go into the table; None for all.
+        last_pack: A pack of the same log that was handed over before: this one then proves that
+            nothing which stood in it was changed or taken out since.
 
     Returns:
         A zip; the same arguments and log give the same bytes.
 
     Raises:
         ValueError: The period is empty.
-        EvidenceError: The log is too large for one pack.
-        LogError, NoteError, ProofError: The published log does not hold.
+        EvidenceError: The log is too large for one pack, or the last pack cannot be read.
+        LogError, NoteError, ProofError: The published log does not hold, or does not continue
+            the last pack.
     """
-    choice = _Choice(since=since, until=until, purpose=purpose)
+    previous = None if last_pack is None else _note_of(last_pack)
+    choice = _Choice(since=since, until=until, purpose=purpose, previous=previous)
     source = Publication.of_folder(published_folder)
     _check_entries(source)
     log: dict[str, bytes] = {}
@@ -145,11 +160,11 @@ def verify_evidence_pack(data: bytes, policy: TrustPolicy) -> EvidenceVerdict:
             proved entries give.
     """
     files = _parse_zip(data)
-    _verify_manifest(files)
+    version = _verify_manifest(files)
     missing = [name for name in _FIRST if name not in files]
     if missing:
         raise EvidenceError(f"the file {missing[0]} is missing from the pack")
-    choice = _parse_choice(files[_SUMMARY])
+    choice = _parse_choice(files[_SUMMARY], version=version, previous=files.get(_PREVIOUS))
     shown = _parse_policy(files[_POLICY])
     log = {name: content for name, content in files.items() if name.startswith(_LOG)}
     try:
@@ -172,6 +187,7 @@ def verify_evidence_pack(data: bytes, policy: TrustPolicy) -> EvidenceVerdict:
         rows=rows,
         events=MappingProxyType({kind: int(str(count)) for kind, count in events.items()}),
         differences=tuple(_differences(shown, policy)),
+        previous=None if choice.previous is None else _head(choice.previous),
     )
 
 
@@ -199,25 +215,68 @@ def _derive(
         rows.extend(row for row in read if choice.holds(row))
 
     verdict = verify_publication(publication, policy, each=collect)
-    files = {
+    files: dict[str, bytes] = {
         _README: format_readme(
             origin=verdict.origin,
             since=format_instant(choice.since),
             until=format_instant(choice.until),
             purpose=None if choice.purpose is None else choice.purpose.value,
+            version=choice.version,
         ),
         _SUMMARY: _format_summary(verdict, choice, rows),
         _TABLE: format_csv(rows),
         _POLICY: policy_text,
         **{_LOG + name: content for name, content in publication.files()},
     }
-    return verdict, {**files, _MANIFEST: _format_manifest(files)}
+    if choice.previous is not None and choice.version > 1:
+        files[_PREVIOUS] = choice.previous.encode()
+        files[_GROWTH] = _prove_growth(choice.previous, publication, policy)
+    return verdict, {**files, _MANIFEST: _format_manifest(files, version=choice.version)}
+
+
+def _prove_growth(previous: str, publication: Publication, policy: TrustPolicy) -> bytes:
+    """Return the proof that a log continues an earlier head of its own, a hash a line.
+
+    Who cosigned the earlier head is not asked again: its pack said so.
+    """
+    head = publication.head
+    old = verify_log_signature(previous, policy.log(head.origin))
+    if old.tree_size > head.tree_size:
+        raise ProofError(
+            f"the last pack has {old.tree_size} entries and the log has {head.tree_size}: "
+            "something was taken out"
+        )
+    proof = publication.tiles.consistency_proof(old.tree_size)
+    verify_consistency(
+        old_size=old.tree_size,
+        new_size=head.tree_size,
+        old_root=old.root_hash,
+        new_root=head.root_hash,
+        proof=proof,
+    )
+    return b"".join(base64.b64encode(each) + b"\n" for each in proof)
+
+
+def _note_of(pack: bytes) -> str:
+    """Return the note of the head that a pack was made of."""
+    files = _parse_zip(pack)
+    _verify_manifest(files)
+    try:
+        return files[_LOG + CHECKPOINT].decode()
+    except (KeyError, UnicodeDecodeError) as error:
+        raise EvidenceError("the last pack holds no readable checkpoint") from error
+
+
+def _head(note: str) -> tuple[int, str]:
+    """Return size and root of a note that was verified before."""
+    head = Checkpoint.parse(Note.parse(note).text)
+    return head.tree_size, head.root_hash.hex()
 
 
 def _format_summary(verdict: Verdict, choice: _Choice, rows: list[EntryRow]) -> bytes:
     return _json(
         {
-            "schema": _SCHEMA,
+            "schema": _SCHEMAS[choice.version],
             "origin": verdict.origin,
             "entries": verdict.entries,
             "root_hash": verdict.root_hash,
@@ -231,14 +290,18 @@ def _format_summary(verdict: Verdict, choice: _Choice, rows: list[EntryRow]) -> 
     )
 
 
-def _format_manifest(files: Mapping[str, bytes]) -> bytes:
+def _format_manifest(files: Mapping[str, bytes], *, version: int) -> bytes:
     sums: dict[str, JsonValue] = {
         name: hashlib.sha256(content).hexdigest() for name, content in files.items()
     }
-    return _json({"schema": _SCHEMA, "sha256": sums})
+    return _json({"schema": _SCHEMAS[version], "sha256": sums})
 
 
-def _parse_choice(data: bytes) -> _Choice:
+def _parse_choice(data: bytes, *, version: int, previous: bytes | None) -> _Choice:
+    try:
+        note = None if previous is None else previous.decode()
+    except UnicodeDecodeError as error:
+        raise EvidenceError(f"the file {_PREVIOUS} is not UTF-8 text") from error
     match _object(data, _SUMMARY):
         case {"since": str(since), "until": str(until), "purpose": str() | None as purpose}:
             try:
@@ -246,6 +309,8 @@ def _parse_choice(data: bytes) -> _Choice:
                     since=parse_instant(since),
                     until=parse_instant(until),
                     purpose=None if purpose is None else Purpose(purpose),
+                    version=version,
+                    previous=note,
                 )
             except ValueError as error:
                 raise EvidenceError(f"{_SUMMARY} cannot be used: {error}") from error
@@ -262,13 +327,14 @@ def _parse_policy(data: bytes) -> TrustPolicy:
     return policy
 
 
-def _verify_manifest(files: Mapping[str, bytes]) -> None:
+def _verify_manifest(files: Mapping[str, bytes]) -> int:
+    """Compare every file with the manifest; return the version of the pack."""
     if _MANIFEST not in files:
         raise EvidenceError(f"the file {_MANIFEST} is missing from the pack")
     manifest = _object(files[_MANIFEST], _MANIFEST)
-    sums = manifest.get("sha256")
-    if manifest.get("schema") != _SCHEMA or not isinstance(sums, dict):
-        raise EvidenceError(f"{_MANIFEST} must be one of {_SCHEMA}")
+    sums, version = manifest.get("sha256"), _VERSIONS.get(str(manifest.get("schema")))
+    if version is None or not isinstance(sums, dict):
+        raise EvidenceError(f"{_MANIFEST} must be one of {' or '.join(_VERSIONS)}")
     listed, found = set(sums), set(files) - {_MANIFEST}
     if listed != found:
         name = min(listed ^ found)
@@ -277,6 +343,7 @@ def _verify_manifest(files: Mapping[str, bytes]) -> None:
     for name, value in sums.items():
         if hashlib.sha256(files[name]).hexdigest() != value:
             raise EvidenceError(f"the file {name} was changed: its SHA-256 is not the listed one")
+    return version
 
 
 def _compare(files: Mapping[str, bytes], derived: Mapping[str, bytes]) -> None:

@@ -1,7 +1,8 @@
 """Own the words in an evidence pack that tell an officer what it is, in both languages.
 
-A pack of version 1 holds exactly this text: whoever changes it makes a new version of packs, or
-packs that were handed over before no longer verify.
+A pack of a version holds exactly its text: whoever changes one makes a new version of packs, or
+packs that were handed over before no longer verify. Version 2 says after the text of version 1
+which part helps to show what of which law.
 """
 
 _TEXT = """EVIDENCE PACK / 证据包
@@ -82,8 +83,57 @@ Reading the table
   = + - @ 前的撇号用于防止电子表格把它当作公式计算。
 """
 
+_ARTICLES = """
+WHICH PART FOR WHICH ARTICLE
 
-def format_readme(*, origin: str, since: str, until: str, purpose: str | None) -> bytes:
+  The pack helps to show these duties; it fulfils none of them. Types and columns are those of
+  entries.csv.
+
+  what to look at                          GDPR             PIPL
+  log/ and trust.policy                    5(1)(f), 5(2)    9, 51
+  sealed (acts of persons, opened by       7(1), 7(3)       14, 15, 16
+    a dossier or a receipt only)
+  permit.issued, permit.denied             5(1)(b), 6       6, 13
+  purpose, run, recipients                 5(1)(b), 30(1)   6, 23
+  included, excluded                       5(1)(c), 25      6
+  budget.charged, release.sent             25, 32           6, 51
+  assessment.drafted, .approved            35               55, 56
+  policy.*, account.*, access.*            24, 29, 32       51
+  unseal.*, case.opened, export.made       31, 32           51, 63
+  subject.erased                           17               47
+  notice.published                         12, 13           17
+
+  The register of processing (GDPR 30) is another document: tillpact consent processing.
+  previous/, when it is there, proves that this log continues the one of an earlier pack: the
+  signed head of that pack, and a consistency proof (RFC 6962) from it to the head in log/.
+
+各部分对应的条款
+
+  本包有助于说明下列义务的履行情况，但不等于已经履行。类型名称见 entries.csv。
+
+  查看内容                                 GDPR             个人信息保护法
+  log/ 与 trust.policy                     5(1)(f), 5(2)    9, 51
+  sealed（个人的行为，只有卷宗或回执       7(1), 7(3)       14, 15, 16
+    才能打开）
+  permit.issued, permit.denied             5(1)(b), 6       6, 13
+  purpose, run, recipients                 5(1)(b), 30(1)   6, 23
+  included, excluded                       5(1)(c), 25      6
+  budget.charged, release.sent             25, 32           6, 51
+  assessment.drafted, .approved            35               55, 56
+  policy.*, account.*, access.*            24, 29, 32       51
+  unseal.*, case.opened, export.made       31, 32           51, 63
+  subject.erased                           17               47
+  notice.published                         12, 13           17
+
+  处理活动记录（GDPR 第 30 条）是另一份文件：tillpact consent processing。
+  如果包内有 previous/，它证明本日志是较早一份证据包中日志的延续：其中有那份包的已签名
+  树头，以及从该树头到 log/ 中树头的一致性证明（RFC 6962）。
+"""
+
+
+def format_readme(
+    *, origin: str, since: str, until: str, purpose: str | None, version: int = 1
+) -> bytes:
     """Return the text of one pack, UTF-8.
 
     Args:
@@ -91,7 +141,7 @@ def format_readme(*, origin: str, since: str, until: str, purpose: str | None) -
         since: Start of the period, ISO 8601.
         until: End of the period, ISO 8601.
         purpose: The one purpose of the table; None for all.
+        version: Of the pack, 1 or 2.
     """
-    return _TEXT.format(
-        origin=origin, since=since, until=until, purpose=purpose or "all / 全部"
-    ).encode()
+    text = _TEXT.format(origin=origin, since=since, until=until, purpose=purpose or "all / 全部")
+    return (text if version == 1 else text + _ARTICLES).encode()

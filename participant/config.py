@@ -18,6 +18,7 @@ from consent import (
     parse_address,
     parse_ladder,
 )
+from participant.approvals import Approvals, format_approvals, parse_approvals
 from participant.brand import format_brand, parse_brand, quoted
 from participant.partners import SPREADING_KEYS, Spreading, format_spreading, parse_spreading
 from privacy import Budget
@@ -62,6 +63,8 @@ class ParticipantConfig:
         store: URL of the PostgreSQL database that holds log and register; None for a SQLite
             file in `folder`. Never holds a password. Trusted: whoever can write there can
             destroy the node's memory, and what they change is noticed.
+        approvals: Which plans the node signs without asking a person; None signs none by itself.
+            Trusted: whoever can edit it decides what the brand signs.
     """
 
     name: str
@@ -78,6 +81,7 @@ class ParticipantConfig:
     controller: Controller | None = None
     handle_days: int = 30
     store: str | None = None
+    approvals: Approvals | None = None
 
     def __post_init__(self) -> None:
         allowed = self.name.replace("-", "").isalnum() and self.name == self.name.lower()
@@ -157,6 +161,8 @@ def format_config(config: ParticipantConfig) -> str:
     for purpose, budget in config.budgets.items():
         lines += ["", f"[budgets.{purpose.value}]"]
         lines += [f"epsilon = {budget.epsilon!r}", f"delta = {budget.delta!r}"]
+    if config.approvals is not None:
+        lines += format_approvals(config.approvals)
     lines += format_spreading(config.spreading)[1]
     if config.controller is not None:
         lines += format_brand(config.controller)
@@ -171,6 +177,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         optional={
             "profile",
             "profile_file",
+            "approvals",
             "cohort_floor",
             "controller",
             "handle_days",
@@ -204,6 +211,7 @@ def _parse(document: Mapping[str, object], folder: Path) -> ParticipantConfig:
         controller=_controller(document["controller"]) if "controller" in document else None,
         handle_days=_integer(document.get("handle_days", 30), "handle_days"),
         store=_text(document["store"], "store") if "store" in document else None,
+        approvals=_approvals(document["approvals"]) if "approvals" in document else None,
     )
     if config.profile_file is None:
         return config
@@ -242,6 +250,15 @@ def _with_own_profile(config: ParticipantConfig, *, said: bool) -> ParticipantCo
     if said and found is not config.profile:
         raise ConfigError(f"profile is {config.profile}, the profile_file is for {found}")
     return replace(config, profile=found)
+
+
+def _approvals(value: object) -> Approvals:
+    try:
+        return parse_approvals(_table(value, "approvals"))
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"approvals: {error}") from error
 
 
 def _controller(value: object) -> Controller:

@@ -190,6 +190,55 @@ def rotate_keys(node: Node, session: Session) -> str:
     return node.rotate_keys(grant=grant)
 
 
+def erase_by_request(node: Node, session: Session, request_id: str) -> int:
+    """Erase the person who asked for it, and close their request.
+
+    Returns:
+        The open entry that says that somebody was erased, and not who.
+
+    Raises:
+        AccessDenied: Only an operator with a fresh second factor may.
+        RightsError: No such request is open, or it is not one to erase; nothing was done.
+        LogError: Not everything could be destroyed; try again.
+    """
+    at = node.clock()
+    grant = node.accounts.authorize(session, Action.ERASE_SUBJECT, about=request_id, at=at)
+    return Rights(node, Handles.of(node)).erase(request_id, grant=grant, at=at)
+
+
+def answer_request(
+    node: Node,
+    session: Session,
+    request_id: str,
+    *,
+    answer: str | None = None,
+    reason: str | None = None,
+) -> None:
+    """Close a person's request with what was done, or with the reason why nothing was.
+
+    Args:
+        node: An open node.
+        session: An operator.
+        request_id: The request.
+        answer: What was done, for the person to read.
+        reason: Why it is not followed; exactly one of the two is given.
+
+    Raises:
+        AccessDenied: Only an operator may.
+        RightsError: No such request is open, or it cannot be closed like that.
+        ValueError: Both or neither of answer and reason are given.
+    """
+    at = node.clock()
+    if (answer is None) == (reason is None):
+        raise ValueError("a request is closed with an answer or with a reason, got both or neither")
+    grant = node.accounts.authorize(session, Action.ANSWER_REQUEST, about=request_id, at=at)
+    rights = Rights(node, Handles.of(node))
+    if answer is not None:
+        rights.answer(request_id, answer=answer, grant=grant, at=at)
+    if reason is not None:
+        rights.refuse(request_id, reason=reason, grant=grant, at=at)
+
+
 def appoint_sample(node: Node, *roles: Role) -> Session:
     """Add an account by the host and sign it in with a fresh second factor.
 

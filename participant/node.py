@@ -331,10 +331,30 @@ class Node:
         """
         self.verify_plan(plan)
         grant.verify(Action.APPROVE_PLAN, about=plan.digest, at=self.clock())
+        return self._sign(plan, by=grant.request.actor)
+
+    def approve_by_rule(self, plan: Plan) -> bytes:
+        """Sign a plan that the rule `[approvals]` of the configuration allows; nobody is asked.
+
+        Returns:
+            The signature, as `approve` returns it.
+
+        Raises:
+            PlanError: there is no rule, or the plan breaks it or another rule of this node; it
+                was not signed.
+        """
+        rule = self.config.approvals
+        if rule is None:
+            raise PlanError(f"{self.name} has no rule for plans; a person decides")
+        self.verify_plan(plan)
+        rule.verify(plan, budget=self.config.budgets[plan.purpose])
+        return self._sign(plan, by="rule", rule=rule.digest)
+
+    def _sign(self, plan: Plan, **who: JsonValue) -> bytes:
         signed = SignedPlan(plan=plan, signatures={}).signed_by(self.identity)
         folder = self.config.folder / "plans"
         folder.mkdir(exist_ok=True)
-        self.record("plan.approved", plan=plan.digest, name=plan.name, by=grant.request.actor)
+        self.record("plan.approved", plan=plan.digest, name=plan.name, **who)
         replace_files(folder, {plan.digest: signed.format()})
         return signed.signatures[self.name]
 

@@ -119,6 +119,8 @@ ROOMS = {
         "tillpact.witnessing",
         "tillpact.consenting",
         "tillpact.exchanging",
+        "tillpact.governing",
+        "tillpact.nodes",
     },
     "packaging": {"tillpact.doctor"},
     "torch": {"privacy.clipping", "privacy.dp_sgd"},

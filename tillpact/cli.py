@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tillpact import auditing, consenting, exchanging, officer, spreading, staff, witnessing
+from tillpact import (
+    auditing,
+    consenting,
+    exchanging,
+    governing,
+    nodes,
+    officer,
+    spreading,
+    staff,
+    witnessing,
+)
 from tillpact.answers import (
     NO,
     WRONG,
@@ -43,6 +53,7 @@ app.add_typer(audit_app, name="audit")
 audit_app.command("ls")(officer.audit_ls)
 audit_app.command("show")(officer.audit_show)
 audit_app.command("proof")(officer.audit_proof)
+audit_app.command("publish")(nodes.audit_publish)
 audit_app.command("witness")(witnessing.audit_witness)
 audit_app.command("equivocation")(witnessing.audit_equivocation)
 app.add_typer(witnessing.coordinator_app, name="coordinator")
@@ -56,6 +67,21 @@ account_app.command("ls")(staff.account_ls)
 account_app.command("roles")(staff.account_roles)
 account_app.command("revoke")(staff.account_revoke)
 account_app.command("renew")(staff.account_renew)
+policy_app = typer.Typer(help="The access rules of a node.", no_args_is_help=True)
+app.add_typer(policy_app, name="policy")
+policy_app.command("ls")(governing.policy_ls)
+policy_app.command("propose")(governing.policy_propose)
+policy_app.command("approve")(governing.policy_approve)
+policy_app.command("activate")(governing.policy_activate)
+assessment_app = typer.Typer(help="Impact assessments of purposes.", no_args_is_help=True)
+app.add_typer(assessment_app, name="assessment")
+assessment_app.command("ls")(governing.assessment_ls)
+assessment_app.command("draft")(governing.assessment_draft)
+assessment_app.command("approve")(governing.assessment_approve)
+plan_app = typer.Typer(help="What a brand signs before a run.", no_args_is_help=True)
+app.add_typer(plan_app, name="plan")
+plan_app.command("show")(governing.plan_show)
+plan_app.command("approve")(governing.plan_approve)
 case_app = typer.Typer(help="Why an officer may see one dossier.", no_args_is_help=True)
 app.add_typer(case_app, name="case")
 case_app.command("open")(staff.case_open)
@@ -93,6 +119,7 @@ consent_app.command("request")(consenting.consent_request)
 consent_app.command("requests")(consenting.consent_requests)
 consent_app.command("answer")(consenting.consent_answer)
 consent_app.command("refuse")(consenting.consent_refuse)
+consent_app.command("erase")(governing.consent_erase)
 consent_app.command("handle-token")(consenting.consent_handle_token)
 consent_app.command("import")(exchanging.consent_import)
 consent_app.command("export")(exchanging.consent_export)
@@ -104,6 +131,8 @@ receipt_app.command("finalise")(consenting.receipt_finalise)
 node_app = typer.Typer(help="One brand's node.", no_args_is_help=True)
 app.add_typer(node_app, name="node")
 node_app.command("rotate-keys")(staff.node_rotate_keys)
+node_app.command("create")(nodes.node_create)
+node_app.command("card")(nodes.node_card)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
 ReceiptFile = Annotated[Path, typer.Argument(help="The receipt as the customer got it.")]
@@ -167,7 +196,8 @@ def audit_verify(
     }
     if not print_json("audit.verify", document, wanted=as_json):
         say(f"Verified: the log of {verdict.origin} holds {verdict.entries} entries, unchanged.")
-        say(f"Cosigned by {', '.join(verdict.cosigners)}. Root hash {verdict.root_hash}.")
+        cosigners = ", ".join(verdict.cosigners) or "nobody"
+        say(f"Cosigned by {cosigners}. Root hash {verdict.root_hash}.")
         for kind, count in sorted(verdict.events.items()):
             say(f"  {count:>7}  {kind}")
         say("This proves what was declared and in which order, not that nothing was hidden.")

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from tillpact.answers import NO, WRONG, complain, print_json, read_text, say
+from tillpact.staff import As, Code, CodeFile, TokenFile, hint_of, sign_in
 
 if TYPE_CHECKING:
     from consent import Notice, Purpose, SubjectRef
     from participant.config import ParticipantConfig
     from participant.node import Node
-    from participant.rights import OpenRequest, Rights
+    from participant.rights import OpenRequest
     from participant.subject import Act, SubjectDesk
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
@@ -34,7 +35,6 @@ SubjectFile = Annotated[
     Path | None, typer.Option("--subject-file", help="A file that holds the id and nothing else.")
 ]
 Purposes = Annotated[list[str] | None, typer.Option("--purpose", help="Only this; repeatable.")]
-Account = Annotated[str, typer.Option("--account", help="Who does it, as the log names them.")]
 Lang = Annotated[Literal["en", "zh"], typer.Option(help="English or Chinese.")]
 
 Made = TypeVar("Made")
@@ -281,11 +281,17 @@ def consent_answer(
     request: Annotated[str, typer.Argument(help="Id of the request.")],
     *,
     text: Annotated[str, typer.Option(help="What was done; the person can read it.")],
-    account: Account,
+    as_account: As = None,
+    token_file: TokenFile = None,
+    code: Code = None,
+    code_file: CodeFile = None,
 ) -> None:
     """Close a request with what was done; exit 1 when the rules or the request forbid it."""
-    with open_desk(config) as (node, desk):
-        _close(node, desk.rights, request, account, text=text)
+    from participant.governance import answer_request  # noqa: PLC0415
+
+    with open_desk(config) as (node, _):
+        session = sign_in(node, as_account, token_file, code, code_file, asks=False)
+        answer_request(node, session, request, answer=text)
     say(f"Answered: {request}")
 
 
@@ -294,11 +300,17 @@ def consent_refuse(
     request: Annotated[str, typer.Argument(help="Id of the request.")],
     *,
     reason: Annotated[str, typer.Option(help="Why it is not followed; the person can read it.")],
-    account: Account,
+    as_account: As = None,
+    token_file: TokenFile = None,
+    code: Code = None,
+    code_file: CodeFile = None,
 ) -> None:
     """Close a request with the reason why it is not followed; exit 1 when that is forbidden."""
-    with open_desk(config) as (node, desk):
-        _close(node, desk.rights, request, account, reason=reason)
+    from participant.governance import answer_request  # noqa: PLC0415
+
+    with open_desk(config) as (node, _):
+        session = sign_in(node, as_account, token_file, code, code_file, asks=False)
+        answer_request(node, session, request, reason=reason)
     say(f"Refused: {request}")
 
 
@@ -417,6 +429,7 @@ def open_desk(path: Path) -> "Iterator[tuple[Node, SubjectDesk]]":
     """Open a node and its desk; a refusal is one sentence and exit 1, a fault exit 2."""
     from consent import AccessDenied, LogError  # noqa: PLC0415
     from consent.problems import RequestRefused  # noqa: PLC0415
+    from participant.accounts import CodeRefused, NotSignedIn  # noqa: PLC0415
     from participant.declared import NotDeclared  # noqa: PLC0415
     from participant.handle import Handles  # noqa: PLC0415
     from participant.node import Node, NodeError  # noqa: PLC0415
@@ -427,7 +440,10 @@ def open_desk(path: Path) -> "Iterator[tuple[Node, SubjectDesk]]":
     try:
         with Node.open(config) as node:
             yield node, SubjectDesk(node, Handles.of(node), consent_days=CONSENT_DAYS)
-    except (AccessDenied, NotDeclared, RequestRefused, RightsError) as error:
+    except AccessDenied as error:
+        complain(f"Refused: {error.reason}{hint_of(error.reason)}")
+        raise typer.Exit(NO) from error
+    except (CodeRefused, NotDeclared, NotSignedIn, RequestRefused, RightsError) as error:
         complain(error)
         raise typer.Exit(NO) from error
     except (LogError, NodeError) as error:
@@ -516,29 +532,6 @@ def _oldest(desk: "SubjectDesk", notice_id: str) -> int:
         return int(str(desk.notice(notice_id)["oldest_accepted"]))
     except RequestRefused:
         return 1
-
-
-def _close(
-    node: "Node",
-    rights: "Rights",
-    request_id: str,
-    account: str,
-    *,
-    text: str | None = None,
-    reason: str | None = None,
-) -> None:
-    from consent import AccessRequest, Action, Role  # noqa: PLC0415
-
-    asked = checked(
-        lambda: AccessRequest(
-            actor=account, role=Role.OPERATOR, action=Action.ANSWER_REQUEST, about=request_id
-        )
-    )
-    grant = node.access.authorize(asked, at=node.clock())
-    if text is not None:
-        rights.answer(request_id, answer=text, grant=grant, at=node.clock())
-    elif reason is not None:
-        rights.refuse(request_id, reason=reason, grant=grant, at=node.clock())
 
 
 def _describe(

@@ -13,7 +13,6 @@ import typer
 
 from tillpact.answers import NO, complain, print_json, read_text, say
 from tillpact.consenting import (
-    Account,
     Config,
     Json,
     Subject,
@@ -24,6 +23,7 @@ from tillpact.consenting import (
     write_secret,
     wrong,
 )
+from tillpact.staff import As, Code, CodeFile, TokenFile, sign_in
 
 if TYPE_CHECKING:
     from consent import OptIns, SubjectRef
@@ -153,7 +153,6 @@ def consent_import_27560(
 def consent_processing(
     config: Config,
     *,
-    account: Account,
     days: Annotated[int, typer.Option(help="Count the uses of so many days until now.")] = 365,
     form: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", help="How to write it.")
@@ -161,20 +160,20 @@ def consent_processing(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where it goes; stdout without it.")
     ] = None,
+    as_account: As = None,
+    token_file: TokenFile = None,
+    code: Code = None,
+    code_file: CodeFile = None,
 ) -> None:
     """Write the register of processing activities (GDPR 30, PIPL 56); the read is in the log."""
-    from consent import AccessRequest, Action, Role, register_processing  # noqa: PLC0415
+    from consent import Action, register_processing  # noqa: PLC0415
 
     if days < 1:
         raise wrong(f"days must be at least 1, got {days}")
-    request = checked(
-        lambda: AccessRequest(
-            actor=account, role=Role.OPERATOR, action=Action.READ_REGISTER, about="processing"
-        )
-    )
     with open_desk(config) as (node, _):
         controller, at = node.declared.controller, node.clock()
-        grant = node.access.authorize(request, at=at)
+        session = sign_in(node, as_account, token_file, code, code_file, asks=False)
+        grant = node.accounts.authorize(session, Action.READ_REGISTER, about="processing", at=at)
         found = register_processing(
             node.log,
             controller,

@@ -43,8 +43,8 @@ def audit_ls(
     """List the entries of a published log; exit 1 when it cannot be read or does not hold."""
     from consent import RowReader  # noqa: PLC0415
 
-    low = 0 if since is None else _moment(since, end=False)
-    high = None if until is None else _moment(until, end=True)
+    low = 0 if since is None else parse_moment(since, end=False)
+    high = None if until is None else parse_moment(until, end=True)
     trust = None if policy is None else read_policy(policy)
     publication = _publication(folder)
     reader, rows = RowReader(), list["EntryRow"]()
@@ -162,6 +162,10 @@ def evidence_build(
     purpose: Annotated[
         str | None, typer.Option(help="Only entries that name this purpose.")
     ] = None,
+    last_pack: Annotated[
+        Path | None,
+        typer.Option("--since", help="The last pack: prove that this log continues it."),
+    ] = None,
 ) -> None:
     """Verify a published log and write it with a table of one period as one file."""
     from consent import (  # noqa: PLC0415
@@ -173,17 +177,20 @@ def evidence_build(
         verify_evidence_pack,
     )
 
-    low, high = _moment(since, end=False), _moment(until, end=True)
+    low, high = parse_moment(since, end=False), parse_moment(until, end=True)
     if low >= high:
         complain(f"the period from {since} to {until} must not be empty; nothing was written")
         raise typer.Exit(WRONG)
-    chosen = None if purpose is None else _purpose(purpose)
+    chosen = None if purpose is None else parse_purpose(purpose)
     trust = read_policy(policy)
     if not folder.is_dir():
         complain(f"there is no folder {folder}; nothing was verified")
         raise typer.Exit(WRONG)
+    before = None if last_pack is None else _read_pack(last_pack)
     try:
-        data = build_evidence(folder, trust, since=low, until=high, purpose=chosen)
+        data = build_evidence(
+            folder, trust, since=low, until=high, purpose=chosen, last_pack=before
+        )
         verdict = verify_evidence_pack(data, trust)
     except (EvidenceError, LogError, NoteError, ProofError) as error:
         complain(f"Does not match: {error}; no pack was written")
@@ -196,20 +203,21 @@ def evidence_build(
 def evidence_verify(
     pack: Annotated[Path, typer.Argument(help="The pack as it was handed over.")],
     policy: Policy,
+    last_pack: Annotated[
+        Path | None,
+        typer.Option("--since", help="A pack you have: this one must prove to continue it."),
+    ] = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Verify an evidence pack with your own trust policy; exit 1 when it does not hold."""
-    from consent import LARGEST_PACK_BYTES, EvidenceError, verify_evidence_pack  # noqa: PLC0415
+    from consent import EvidenceError, verify_evidence_pack  # noqa: PLC0415
 
-    trust = read_policy(policy)
-    try:
-        with pack.open("rb") as file:
-            data = file.read(LARGEST_PACK_BYTES + 1)
-    except OSError as error:
-        complain(f"the pack {pack} cannot be read; nothing was verified")
-        raise typer.Exit(WRONG) from error
+    trust, data = read_policy(policy), _read_pack(pack)
+    before = None if last_pack is None else _read_pack(last_pack)
     try:
         verdict = verify_evidence_pack(data, trust)
+        if before is not None:
+            _verify_continues(verdict, verify_evidence_pack(before, trust))
     except EvidenceError as error:
         document = {"verified": False, "reason": str(error)}
         print_json("evidence.verify", document, wanted=as_json)
@@ -217,6 +225,27 @@ def evidence_verify(
         raise typer.Exit(NO) from error
     if not print_json("evidence.verify", _describe_verdict(verdict), wanted=as_json):
         _say_verdict(verdict)
+
+
+def _read_pack(path: Path) -> bytes:
+    from consent import LARGEST_PACK_BYTES  # noqa: PLC0415
+
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST_PACK_BYTES + 1)
+    except OSError as error:
+        complain(f"the pack {path} cannot be read; nothing was verified")
+        raise typer.Exit(WRONG) from error
+
+
+def _verify_continues(verdict: "EvidenceVerdict", last: "EvidenceVerdict") -> None:
+    from consent import EvidenceError  # noqa: PLC0415
+
+    if (last.origin, (last.entries, last.root_hash)) != (verdict.origin, verdict.previous):
+        raise EvidenceError(
+            "the pack does not prove that it continues the one you have; ask for one built with "
+            "--since that pack"
+        )
 
 
 def _say_verdict(verdict: "EvidenceVerdict") -> None:
@@ -233,6 +262,9 @@ def _say_verdict(verdict: "EvidenceVerdict") -> None:
     )
     for kind, count in sorted(verdict.events.items()):
         say(f"  {count:>7}  {_clean(kind)}")
+    if verdict.previous is not None:
+        entries, root = verdict.previous
+        say(f"It continues a pack of {entries} entries, root hash {root}: none of them changed.")
     for difference in verdict.differences:
         say(f"Note: {_clean(difference)}; yours decided.")
     say("This proves what was declared and in which order, not that nothing was hidden.")
@@ -251,6 +283,9 @@ def _describe_verdict(verdict: "EvidenceVerdict") -> dict[str, object]:
         "rows": verdict.rows,
         "events": dict(verdict.events),
         "differences": list(verdict.differences),
+        "previous": None
+        if verdict.previous is None
+        else {"entries": verdict.previous[0], "root_hash": verdict.previous[1]},
     }
 
 
@@ -293,7 +328,8 @@ def _check_index(publication: "Publication", index: int) -> None:
         raise typer.Exit(WRONG)
 
 
-def _purpose(text: str) -> "Purpose":
+def parse_purpose(text: str) -> "Purpose":
+    """Return the purpose of a name, or complain and exit 2."""
     from consent import Purpose  # noqa: PLC0415
 
     try:
@@ -304,7 +340,7 @@ def _purpose(text: str) -> "Purpose":
         raise typer.Exit(WRONG) from error
 
 
-def _moment(text: str, *, end: bool) -> int:
+def parse_moment(text: str, *, end: bool) -> int:
     """Return epoch milliseconds; a day as an end means until that day is over."""
     try:
         if _DAY.fullmatch(text):

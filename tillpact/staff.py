@@ -27,7 +27,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document for 
 Config = Annotated[Path, typer.Argument(help="The node's participant.toml.")]
 AccountId = Annotated[str, typer.Argument(help="The opaque id of an account.")]
 Roles = Annotated[list[str], typer.Option("--role", help="A role; may be given several times.")]
-As = Annotated[str | None, typer.Option("--as", help="Your own account's id.")]
+As = Annotated[
+    str | None, typer.Option("--as", help="Your account's id; a token of another is refused.")
+]
 TokenFile = Annotated[Path | None, typer.Option(help="A file that holds your token.")]
 Code = Annotated[str | None, typer.Option(help="Six digits of your authenticator.")]
 CodeFile = Annotated[Path | None, typer.Option(help="A file that holds them.")]
@@ -47,15 +49,15 @@ def account_add(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Add an account; with --as it is proposed, and another operator approves it."""
-    _check_free(out)
-    with _node(config) as node:
+    """Add an account; with --token-file it is proposed, and another operator approves it."""
+    check_free(out)
+    with open_node(config) as node:
         roles = _roles(role)
-        if as_account is None:
+        if as_account is None and token_file is None:
             made = node.accounts.add_by_host(roles, at=node.clock())
             _give_out("account.add", made, out, as_json=as_json)
             return
-        session = _sign_in(node, as_account, token_file, code, code_file)
+        session = sign_in(node, as_account, token_file, code, code_file)
         name = node.accounts.propose(session, roles, at=node.clock())
         if not print_json("account.add", {"account": name, "proposed": True}, wanted=as_json):
             say(f"Proposed: account {name}. Another operator approves it: tillpact account approve")
@@ -73,9 +75,9 @@ def account_approve(
     as_json: Json = False,
 ) -> None:
     """Approve what another operator proposed; a new account's token is given out once."""
-    _check_free(out)
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    check_free(out)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         known = node.accounts.account(account)
         if known.is_active and known.proposed is not None:
             known = node.accounts.approve(session, account, at=node.clock())
@@ -101,8 +103,8 @@ def account_roles(
     as_json: Json = False,
 ) -> None:
     """Propose other roles for an account; another operator approves them."""
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         node.accounts.propose(session, _roles(role), account=account, at=node.clock())
         known = node.accounts.account(account)
         if not print_json("account.roles", known.format(), wanted=as_json):
@@ -119,12 +121,12 @@ def account_revoke(
     code_file: CodeFile = None,
     as_json: Json = False,
 ) -> None:
-    """Take an account out of use at once; without --as on the word of who has the host."""
-    with _node(config) as node:
-        if as_account is None:
+    """Take an account out of use at once; without --token-file on the word of who has the host."""
+    with open_node(config) as node:
+        if as_account is None and token_file is None:
             node.accounts.revoke_by_host(account, at=node.clock())
         else:
-            session = _sign_in(node, as_account, token_file, code, code_file)
+            session = sign_in(node, as_account, token_file, code, code_file)
             node.accounts.revoke(session, account, at=node.clock())
         if not print_json("account.revoke", {"account": account, "revoked": True}, wanted=as_json):
             say(f"Revoked: account {account}.")
@@ -141,16 +143,16 @@ def account_renew(
     as_json: Json = False,
 ) -> None:
     """Get a new token; the old one ends when the new one is first used."""
-    _check_free(out)
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    check_free(out)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         made = node.accounts.renew(session, at=node.clock())
         _give_out("account.renew", made, out, as_json=as_json)
 
 
 def account_ls(config: Config, *, as_json: Json = False) -> None:
     """List the accounts of a node by their opaque ids."""
-    with _node(config) as node:
+    with open_node(config) as node:
         known = node.accounts.all()
         document = {"accounts": [each.format() for each in known]}
         if not print_json("account.ls", document, wanted=as_json):
@@ -170,8 +172,8 @@ def node_rotate_keys(
     """Change the key that the keys of data subjects are wrapped under; decisions stay."""
     from participant.governance import rotate_keys  # noqa: PLC0415
 
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         key_id = rotate_keys(node, session)
         if not print_json("node.rotate-keys", {"kind": "wrapping", "id": key_id}, wanted=as_json):
             say(f"Rotated: the wrapping key is {key_id}; the older one was destroyed.")
@@ -204,8 +206,8 @@ def case_open(
     if not subject:
         complain(f"the file {subject_file} holds no id of a person; nothing was opened")
         raise typer.Exit(WRONG)
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file, asks=False)
         cases = Cases(node)
         ref = node.register.subject_ref(subject)
         opened = cases.open(session, ref, reason=chosen)
@@ -225,8 +227,8 @@ def case_approve(
     """Approve as a second officer that the one who asked sees the dossier, for a day."""
     from participant.cases import Cases  # noqa: PLC0415
 
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         _say_case("case.approve", Cases(node).approve(session, case), as_json=as_json)
 
 
@@ -234,7 +236,7 @@ def case_ls(config: Config, *, as_json: Json = False) -> None:
     """List the cases of a node; nothing in them leads to a person."""
     from participant.cases import Cases  # noqa: PLC0415
 
-    with _node(config) as node:
+    with open_node(config) as node:
         known = Cases(node).all()
         document = {"cases": [each.format() for each in known]}
         if not print_json("case.ls", document, wanted=as_json):
@@ -253,13 +255,13 @@ def audit_dossier(
     code_file: CodeFile = None,
 ) -> None:
     """Write everything the log holds about the person of an approved case, with proofs."""
-    _check_free(out)
+    check_free(out)
     from consent.instant import format_instant  # noqa: PLC0415
     from participant.cases import Cases  # noqa: PLC0415
     from participant.cosigning import seek_cosignatures  # noqa: PLC0415
 
-    with _node(config) as node:
-        session = _sign_in(node, as_account, token_file, code, code_file)
+    with open_node(config) as node:
+        session = sign_in(node, as_account, token_file, code, code_file)
         made = Cases(node, seek_cosignatures=seek_cosignatures(node)).dossier(session, case)
         _write_secret(out, made.data)
         say(f"Dossier: {out}, {len(made.data)} bytes. Keep it as secret as the person's data.")
@@ -306,9 +308,9 @@ def audit_dossier_verify(
 def _say_dossier(proved: "ProvedDossier") -> None:
     from consent.instant import format_instant  # noqa: PLC0415
 
-    cosigners = ", ".join(map(_clean, proved.cosigners)) or "nobody"
+    cosigners = ", ".join(map(clean, proved.cosigners)) or "nobody"
     until = format_instant(proved.complete_until)
-    say(f"Verified: the log of {_clean(proved.origin)}, cosigned by {cosigners}.")
+    say(f"Verified: the log of {clean(proved.origin)}, cosigned by {cosigners}.")
     for event in proved.events:
         say(f"  {_event_line(event)}")
     say(f"Complete: until {until} the log holds these {proved.complete} events and no other.")
@@ -341,30 +343,33 @@ def _event_line(event: "Mapping[str, JsonValue]") -> str:
     at, kind = event.get("at"), str(event.get("type"))
     is_instant = isinstance(at, int) and 0 <= at <= LATEST_MS
     said = [format_instant(at) if is_instant and isinstance(at, int) else str(at)]
-    said.append(_WORDS.get(kind, _clean(kind)))
+    said.append(_WORDS.get(kind, clean(kind)))
     for name, word in (("given", "yes to"), ("refused", "no to"), ("purposes", "for")):
         value = event.get(name)
         if isinstance(value, list) and value:
-            said.append(f"{word} {', '.join(_clean(str(each)) for each in value)}")
+            said.append(f"{word} {', '.join(clean(str(each)) for each in value)}")
     return "; ".join(said)
 
 
 @contextmanager
-def _node(config: Path) -> "Iterator[Node]":
+def open_node(config: Path) -> "Iterator[Node]":
     """Open a node, and say in one sentence what was refused and what cannot be used."""
-    from consent import AccessDenied, LogError  # noqa: PLC0415
+    from consent import AccessDenied, AssessmentError, LogError, PolicyError  # noqa: PLC0415
+    from models.plan import PlanError  # noqa: PLC0415
     from participant.accounts import AccountError, CodeRefused, NotSignedIn  # noqa: PLC0415
     from participant.cases import CaseError  # noqa: PLC0415
     from participant.config import ConfigError, load  # noqa: PLC0415
     from participant.node import Node, NodeError  # noqa: PLC0415
+    from participant.rights import RightsError  # noqa: PLC0415
 
+    no = (AccountError, AssessmentError, CaseError, CodeRefused, NotSignedIn)
     try:
         with Node.open(load(config)) as node:
             yield node
     except AccessDenied as error:
-        complain(f"Refused: {error.reason}")
+        complain(f"Refused: {error.reason}{hint_of(error.reason)}")
         raise typer.Exit(NO) from error
-    except (AccountError, CaseError, CodeRefused, NotSignedIn) as error:
+    except (*no, PlanError, PolicyError, RightsError) as error:
         complain(f"Refused: {error}")
         raise typer.Exit(NO) from error
     except (ConfigError, LogError, NodeError) as error:
@@ -372,31 +377,60 @@ def _node(config: Path) -> "Iterator[Node]":
         if "is open for writing elsewhere" in str(error):
             complain(
                 "While a node is served, its staff use its HTTP addresses: /v1/accounts, "
-                "/v1/cases and the others in docs/reference/http.md."
+                "/v1/cases and the others in docs/reference/http.md. Or stop it first."
             )
         raise typer.Exit(WRONG) from error
 
 
-def _sign_in(
+_HINTS = {
+    "step-up": "show a code of your authenticator: --code, --code-file, or type it when asked",
+    "second-person": "another account than the one that proposed or asked must do this",
+    "no policy was activated": "rules must be in force first: tillpact policy propose",
+}
+
+
+def hint_of(reason: str) -> str:
+    """Return what whoever was refused can do about it, if that is known."""
+    found = next((hint for sign, hint in _HINTS.items() if sign in reason), "")
+    return f" ({found})" if found else ""
+
+
+def sign_in(
     node: "Node",
     account: str | None,
     token_file: Path | None,
     code: str | None,
     code_file: Path | None,
+    *,
+    asks: bool = True,
 ) -> "Session":
-    """Sign in with the token of a file, and step up with a code if there is one."""
-    if account is None or token_file is None:
-        complain("say who you are: --as ACCOUNT --token-file FILE; nothing was done")
+    """Sign in with the token of a file, and step up with a code if there is one.
+
+    Args:
+        node: An open node.
+        account: Whose the token must be; anybody's without it.
+        token_file: Where the token is.
+        code: Six digits of the authenticator.
+        code_file: A file that holds them.
+        asks: Whether a missing code is asked for at a terminal, as for what needs a fresh one.
+    """
+    if token_file is None:
+        complain("say who you are: --token-file FILE, a file with your token; nothing was done")
         raise typer.Exit(WRONG)
     token = read_text(token_file, "the token file").strip()
     session = node.accounts.sign_in(token, at=node.clock())
-    if session.account != account:
+    if account is not None and session.account != account:
         complain(f"the token is not one of the account {account}; nothing was done")
         raise typer.Exit(WRONG)
     given = code if code_file is None else read_text(code_file, "the code file").strip()
     age = node.accounts.mfa_age_s(session, at=node.clock())
-    if given is None and (age is None or age > 240) and sys.stdin.isatty():
-        given = typer.prompt("Code of your authenticator (empty for none)", default="", err=True)
+    if asks and given is None and (age is None or age > 240) and sys.stdin.isatty():
+        given = typer.prompt(
+            f"Code of the authenticator of {session.account} (empty for none)",
+            default="",
+            show_default=False,
+            err=True,
+        )
     if given:
         node.accounts.step_up(session, given, at=node.clock())
     return session
@@ -434,7 +468,7 @@ def _give_out(command: str, made: "Credentials", out: Path | None, *, as_json: b
     say(f"The token ends {format_instant(made.expires_at)}. Nothing of this is shown again.")
 
 
-def _check_free(out: Path | None) -> None:
+def check_free(out: Path | None) -> None:
     """Complain before anything is done that could not be written down."""
     if out is not None and (out.exists() or not out.parent.is_dir()):
         complain(f"{out} exists already or its folder does not; nothing was done")
@@ -471,7 +505,8 @@ def _account_line(known: "Account") -> str:
     return f"{known.account}  {state:<8}  {roles}{wanted}"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Return text of somebody else in which nothing controls a terminal."""
     from consent.listing import printable  # noqa: PLC0415
 
     return printable(text)

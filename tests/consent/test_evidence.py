@@ -18,6 +18,7 @@ from consent import (
     Log,
     LogError,
     NoteError,
+    ProofError,
     Purpose,
     SubjectRef,
     TrustPolicy,
@@ -111,13 +112,13 @@ def unzip(data: bytes) -> Files:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def seal_manifest(files: Files) -> bytes:
+def seal_manifest(files: Files, *, schema: str = "tillpact.evidence/2") -> bytes:
     """Zip files as a forger would who also puts the manifest right."""
     rest = {name: content for name, content in files.items() if name != "manifest.json"}
     sums: dict[str, JsonValue] = {
         name: hashlib.sha256(content).hexdigest() for name, content in rest.items()
     }
-    manifest: dict[str, JsonValue] = {"schema": "tillpact.evidence/1", "sha256": sums}
+    manifest: dict[str, JsonValue] = {"schema": schema, "sha256": sums}
     return module._format_zip({**rest, "manifest.json": format_canonical(manifest) + b"\n"})
 
 
@@ -179,7 +180,92 @@ def test_the_readme_of_version_1_never_changes() -> None:
     assert "它不能证明什么" in text.decode()
 
 
+def test_the_readme_of_version_2_never_changes_and_names_articles() -> None:
+    text = module.format_readme(origin="o", since="s", until="u", purpose=None, version=2)
+
+    assert hashlib.sha256(text).hexdigest() == README_2_SHA256
+    assert "WHICH PART FOR WHICH ARTICLE" in text.decode()
+    assert "各部分对应的条款" in text.decode()
+
+
+def test_a_pack_of_version_1_still_verifies(pack: bytes, policy: TrustPolicy) -> None:
+    files = unzip(pack)
+    first = {name: content for name, content in files.items() if name != "manifest.json"}
+    first["README.txt"] = first["README.txt"].split(b"\nWHICH PART")[0]
+    first["summary.json"] = first["summary.json"].replace(b"evidence/2", b"evidence/1")
+
+    old = seal_manifest(first, schema="tillpact.evidence/1")
+    assert verify_evidence_pack(old, policy).rows == 5
+
+
+@pytest.fixture
+def later(folder: Path, log: Log, coordinator: Identity, policy: TrustPolicy) -> Path:
+    """The same log with more entries, published again."""
+    for number in range(40):
+        log.append({"type": "later", "v": 1, "at": START + 5 * DAY + number})
+    log.accept_cosigned(cosign(log.checkpoint(), coordinator, at=START + 6 * DAY), policy)
+    log.publish(folder)
+    return folder
+
+
+def test_a_pack_proves_to_continue_the_last_one(
+    pack: bytes, later: Path, policy: TrustPolicy
+) -> None:
+    last = verify_evidence_pack(pack, policy)
+    new = build_evidence(later, policy, since=START, until=START + 9 * DAY, last_pack=pack)
+    verdict = verify_evidence_pack(new, policy)
+
+    assert verdict.entries == 345
+    assert verdict.previous == (305, last.root_hash)
+    assert last.previous is None
+
+
+def test_a_log_that_lost_entries_since_the_last_pack_is_not_packed(
+    pack: bytes, folder: Path, later: Path, policy: TrustPolicy, tmp_path: Path
+) -> None:
+    longer = build_evidence(later, policy, since=START, until=START + 9 * DAY)
+    with zipfile.ZipFile(io.BytesIO(pack)) as archive:
+        archive.extractall(tmp_path / "short")
+
+    with pytest.raises(ProofError, match="the last pack has 345 entries and the log has 305"):
+        build_evidence(
+            tmp_path / "short" / "log",
+            policy,
+            since=START,
+            until=START + 2 * DAY,
+            last_pack=longer,
+        )
+
+
+def test_a_pack_cannot_pretend_to_continue_another(
+    pack: bytes, later: Path, policy: TrustPolicy, identity: Identity
+) -> None:
+    new = build_evidence(later, policy, since=START, until=START + 9 * DAY, last_pack=pack)
+    files = unzip(new)
+    forged = drop("previous/consistency")(files)
+    other = swap("previous/checkpoint", b"305", b"304")(files)
+    text = put("previous/checkpoint", b"\xff")(files)
+    moved = put("previous/consistency", b"")(files)
+
+    for data, message in (
+        (forged, "the file previous/consistency is not what"),
+        (other, "the log in the pack does not hold: .*signature"),
+        (text, "the file previous/checkpoint is not UTF-8 text"),
+        (moved, "the file previous/consistency is not what"),
+    ):
+        with pytest.raises(EvidenceError, match=message):
+            verify_evidence_pack(data, policy)
+
+
+def test_a_last_pack_without_a_head_is_refused(folder: Path, policy: TrustPolicy) -> None:
+    empty = seal_manifest({"README.txt": b"hello"})
+
+    with pytest.raises(EvidenceError, match="the last pack holds no readable checkpoint"):
+        build_evidence(folder, policy, since=START, until=START + DAY, last_pack=empty)
+
+
 README_SHA256 = "9a7994552bad9bca64044116e51c972f018e852b60459effe2ed02f62206452a"
+README_2_SHA256 = "112608e0a7b6cddf58a2f51908f24db40f152703ce57a5d9845769a4670691ae"
 
 
 def test_differing_policies_are_named_and_the_verifiers_decides(

@@ -150,6 +150,21 @@ def test_a_pack_verifies_in_words_and_for_machines(demo: Demo, pack: Path) -> No
     assert data["differences"] == []
 
 
+def test_a_pack_shows_which_one_it_continues_and_no_other_counts(
+    demo: Demo, pack: Path, tmp_path: Path
+) -> None:
+    new = tmp_path / "new.zip"
+    assert build(demo, new, "--since", pack).returncode == 0
+    verify = ("evidence", "verify", new, "--policy", policy(demo))
+    good = run(*verify, "--since", pack)
+    alone = run("evidence", "verify", pack, "--policy", policy(demo), "--since", pack)
+
+    assert good.returncode == 0, good.stderr
+    assert "It continues a pack of " in good.stdout
+    assert alone.returncode == 1
+    assert "the pack does not prove that it continues the one you have" in alone.stderr
+
+
 def test_a_pack_of_one_purpose_holds_the_releases_of_its_permits(
     demo: Demo, tmp_path: Path
 ) -> None:

@@ -11,10 +11,11 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from consent import Profile, packaged_profile
+from consent import Profile, Role, packaged_profile
 from participant.config import format_config, load
+from participant.governance import activate_rules, appoint_sample
 from participant.node import Node
-from tests.federation.synthetic import config_of, govern
+from tests.federation.synthetic import config_of
 from tillpact.cli import app
 
 MAKE = runpy.run_path(str(Path(__file__).parents[1] / "vectors" / "receipt" / "make.py"))
@@ -92,6 +93,16 @@ def give(run: Run, config: Path, *more: object, code: int = 0) -> Result:
     )
 
 
+def govern(config: Path) -> Path:
+    """Put the rules in force and return the file with an operator's token."""
+    path = config.parent / "operator.token"
+    with Node.open(load(config)) as node:
+        path.write_text(node.accounts.add_by_host([Role.OPERATOR], at=node.clock()).token)
+        author = appoint_sample(node, Role.POLICY_AUTHOR)
+        activate_rules(node, author=author, approver=appoint_sample(node, Role.POLICY_APPROVER))
+    return path
+
+
 def test_the_ladder_is_a_table_in_both_languages(run: Run, config: Path) -> None:
     english, chinese = run("ladder"), run("ladder", config, "--lang", "zh")
     document = data(run("ladder", "--profile", "cn-pipl", "--json"))
@@ -160,16 +171,15 @@ def test_a_receipt_goes_into_a_file_of_its_owners_only(
 
 
 def test_a_request_is_listed_with_whose_it_is_and_answered(run: Run, config: Path) -> None:
-    with Node.open(load(config)) as node:
-        govern(node)
+    who = ("--token-file", govern(config))
     opened = data(run("request", config, "--subject", "anna", "--right", "access", "--json"))
     other = data(run("request", config, "--subject", "bea", "--right", "access", "--json"))
     done = run("request", config, "--subject", "anna", "--right", "restriction")
     listed = run("requests", config, "--subjects", "-", stdin="ben\nanna\n")
     request = str(opened["request"])
-    run("answer", config, request, "--text", "sent", "--account", "op-1")
-    run("refuse", config, other["request"], "--reason", "not you", "--account", "op-1")
-    again = run("answer", config, request, "--text", "sent", "--account", "op-1", code=1)
+    run("answer", config, request, "--text", "sent", *who)
+    run("refuse", config, other["request"], "--reason", "not you", *who)
+    again = run("answer", config, request, "--text", "sent", *who, code=1)
 
     assert "Done at once." in done.stdout
     assert f"{request}  access" in listed.stdout
@@ -308,21 +318,26 @@ def test_a_record_on_other_terms_or_out_of_time_is_not_taken_over(
 def test_the_register_of_processing_is_written_in_three_forms(
     run: Run, config: Path, folder: Path
 ) -> None:
-    denied = run("processing", config, "--account", "op-1", code=1)
     with Node.open(load(config)) as node:
-        govern(node)
-    table = run("processing", config, "--account", "op-1").stdout
-    run("processing", config, "--account", "op-1", "--format", "csv", "--out", folder / "p.csv")
-    document = json.loads(run("processing", config, "--account", "op-1", "--format", "json").stdout)
+        early = node.accounts.add_by_host([Role.OPERATOR], at=node.clock())
+    (folder / "early.token").write_text(early.token)
+    denied = run("processing", config, "--token-file", folder / "early.token", code=1)
+    nobody = run("processing", config, code=2)
+    who = ("--token-file", govern(config))
+    table = run("processing", config, *who).stdout
+    run("processing", config, *who, "--format", "csv", "--out", folder / "p.csv")
+    document = json.loads(run("processing", config, *who, "--format", "json").stdout)
 
     assert "no policy was activated yet" in denied.stderr
+    assert "tillpact policy propose" in denied.stderr
+    assert "say who you are: --token-file FILE" in nobody.stderr
     assert "recommendation | consent: GDPR 6(1)(a), GDPR 21, GDPR 22 | 90 days" in table
     assert "abroad US, Letter Shop Ltd, standard_contract, SCC-2026-11" in table
     assert len(document["activities"]) == 14
     assert (folder / "p.csv").read_text().startswith("purpose,")
     assert (
         "days must be at least 1, got 0"
-        in run("processing", config, "--account", "op-1", "--days", 0, code=2).stderr
+        in run("processing", config, *who, "--days", 0, code=2).stderr
     )
 
 
@@ -334,7 +349,7 @@ def test_without_a_controller_receipts_and_the_register_are_refused(
     receipt = run(
         "receipt", "issue", config, "--subject", "anna", "--out", folder / "r.jwt", code=1
     )
-    register = run("processing", config, "--account", "op-1", code=1)
+    register = run("processing", config, "--token-file", govern(config), code=1)
 
     assert "Who answered for the data is not known here; no receipt was issued." in receipt.stderr
     assert "participant.toml has no table [controller]" in register.stderr

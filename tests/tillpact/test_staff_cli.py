@@ -162,7 +162,7 @@ def test_roles_are_changed_a_token_renewed_and_an_account_revoked(desk: Desk) ->
     ("arguments", "message"),
     [
         (("account", "add", "CONFIG", "--role", "king"), "the roles are engineer, operator"),
-        (("account", "renew", "CONFIG"), "say who you are: --as ACCOUNT --token-file FILE"),
+        (("account", "renew", "CONFIG"), "say who you are: --token-file FILE"),
         (
             ("case", "open", "CONFIG", "--reason", "x", "--subject-file", "PERSON"),
             "there is no reason 'x'; the reasons are subject_request",
