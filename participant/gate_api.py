@@ -26,6 +26,7 @@ from participant.subject_api import Answer, Body, Key
 ARROW = "application/vnd.apache.arrow.stream"
 PERMIT = "Tillpact-Permit"
 BODIES = {
+    "/v1/notices": BodyRule(largest_bytes=1 << 20),
     "/v1/permits": BodyRule(largest_bytes=1 << 23),
     "/v1/decisions:batch": BodyRule(largest_bytes=1 << 25, media_type=ARROW),
 }

@@ -5,6 +5,7 @@ gate opens no purpose whose profile asks for an assessment before that. How fres
 is comes from the node's accounts and never from the caller.
 """
 
+import hashlib
 import secrets
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from consent import (
     Action,
     Assessment,
     AssessmentError,
+    Notice,
     PolicyError,
     PolicyFiles,
     Proposal,
@@ -19,6 +21,7 @@ from consent import (
     Role,
 )
 from consent.cedar import CedarEngine
+from consent.durable import replace_files
 from consent.policy import SHIPPED
 from models.plan import Plan
 from participant.accounts import Session, code_of
@@ -162,6 +165,60 @@ def approve_plan(node: Node, session: Session, plan: Plan) -> bytes:
         session, Action.APPROVE_PLAN, about=plan.digest, author="coordinator", at=node.clock()
     )
     return node.approve(plan, grant=grant)
+
+
+def put_notice_in_force(
+    node: Node, notice: Notice, text: bytes, *, oldest_accepted: int | None = None
+) -> int:
+    """Keep a notice's exact text in the node's folder, and its hash in the log.
+
+    Whoever calls this has the host, or has asked the access rules.
+
+    Args:
+        node: An open node.
+        notice: Which; its hash is that of the text.
+        text: What people are shown.
+        oldest_accepted: Oldest version that still counts; as before without it.
+
+    Returns:
+        The entry of the log.
+
+    Raises:
+        ValueError: The hash is another one, or the versions contradict each other.
+        LogError: The log cannot be written; the notice is not in force.
+    """
+    if hashlib.sha256(text).hexdigest() != notice.sha256:
+        raise ValueError("the text of a notice must have the hash that the notice says")
+    with node.log.reading() as connection:
+        row = connection.execute(
+            "SELECT oldest FROM consent_notice WHERE notice_id = ?", (notice.id,)
+        ).fetchone()
+    before = 1 if row is None else int(row[0])
+    folder = node.config.folder / "notices"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    replace_files(folder, {notice.sha256: text})
+    oldest = before if oldest_accepted is None else oldest_accepted
+    return node.register.publish_notice(notice, oldest_accepted=oldest, at=node.clock())
+
+
+def publish_notice(
+    node: Node,
+    session: Session,
+    notice: Notice,
+    text: bytes,
+    *,
+    oldest_accepted: int | None = None,
+) -> int:
+    """Put a notice in force as a policy approver; return the entry of the log.
+
+    Raises:
+        AccessDenied: Only a policy approver with a fresh second factor may.
+        ValueError: As `put_notice_in_force`.
+        LogError: The log cannot be written; the notice is not in force.
+    """
+    about = f"notice/{notice.sha256}"
+    node.accounts.authorize(session, Action.ACTIVATE_POLICY, about=about, at=node.clock())
+    return put_notice_in_force(node, notice, text, oldest_accepted=oldest_accepted)
 
 
 def erase_subject(node: Node, session: Session, subject_id: str) -> int:

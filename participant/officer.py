@@ -278,6 +278,23 @@ class OfficerDesk:
         ]
         return {"profile": str(node.register.profile), "purposes": purposes}
 
+    def recipients(self, session: Session) -> dict[str, JsonValue]:
+        """Return whom a withdrawal reaches: who gets data about people from this node.
+
+        Raises:
+            AccessDenied: No role of the account reads the log.
+        """
+        self._ask_to_read(session, "recipients")
+        found: list[JsonValue] = [
+            {
+                "recipient": name,
+                "purposes": [str(purpose) for purpose in sorted(one.purposes)],
+                "handle": str(one.handle),
+            }
+            for name, one in sorted(self.node.config.spreading.recipients.items())
+        ]
+        return {"recipients": found}
+
     def policies(self, session: Session) -> dict[str, JsonValue]:
         """Return every proposal of access rules, and the digest of those in force.
 

@@ -4,6 +4,7 @@ Whoever comes here shows a token; what they may do is asked of `Access` in the r
 account, each time. How a refusal is spelt for all staff is decided here too.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, TypeAlias
 
@@ -17,6 +18,7 @@ from consent import (
     AssessmentError,
     EvidenceError,
     JsonValue,
+    Notice,
     PolicyError,
     Purpose,
     Role,
@@ -91,6 +93,16 @@ class DraftBody(Body):
 
     purpose: Purpose
     document: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class PublishBody(Body):
+    """One version of a notice, with its exact text."""
+
+    id: str = Field(min_length=1, max_length=200)
+    version: StrictInt = Field(ge=1, lt=2**31)
+    language: str = Field(min_length=1, max_length=35)
+    text: str = Field(min_length=1, max_length=500_000)
+    oldest_accepted: StrictInt | None = Field(default=None, ge=1, lt=2**31)
 
 
 class AssessmentBody(Body):
@@ -337,6 +349,28 @@ def activate_policy(desk: Desk, session: Staff, key: Key, body: ProposalBody) ->
 def purposes(desk: Desk, session: Staff) -> Answer:
     """Return every purpose with its rules and impact assessments."""
     return desk.purposes(session)
+
+
+@router.get("/v1/recipients", responses=STAFF_READ)
+def recipients(desk: Desk, session: Staff) -> Answer:
+    """Return who gets data about people from this node, and for which purposes."""
+    return desk.recipients(session)
+
+
+@router.post("/v1/notices", responses=STAFF_WRITE)
+def publish_notice(desk: Desk, session: Staff, key: Key, body: PublishBody) -> Answer:
+    """Put a notice in force; the node keeps its text, and the log its hash."""
+    text = body.text.encode()
+    digest = hashlib.sha256(text).hexdigest()
+    notice = Notice(id=body.id, version=body.version, language=body.language, sha256=digest)
+
+    def perform(node: Node) -> dict[str, JsonValue]:
+        index = governance.publish_notice(
+            node, session, notice, text, oldest_accepted=body.oldest_accepted
+        )
+        return {"id": notice.id, "version": notice.version, "sha256": digest, "log_index": index}
+
+    return once(desk, session, key, ("notices", body), perform)
 
 
 @router.post("/v1/assessments:draft", responses=STAFF_WRITE)

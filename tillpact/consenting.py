@@ -328,20 +328,16 @@ def notice_publish(
 ) -> None:
     """Put a notice into force; the node keeps the text, and the log its hash."""
     from consent import Notice  # noqa: PLC0415
-    from consent.durable import replace_files  # noqa: PLC0415
+    from participant.governance import put_notice_in_force  # noqa: PLC0415
 
     data = _bytes(file, "the notice")
     digest = hashlib.sha256(data).hexdigest()
     notice = checked(
         lambda: Notice(id=notice_id, version=version, language=language, sha256=digest)
     )
-    with open_desk(config) as (node, desk):
-        oldest = _oldest(desk, notice_id) if oldest_accepted is None else oldest_accepted
-        folder = node.config.folder / "notices"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        replace_files(folder, {digest: data})
+    with open_desk(config) as (node, _):
         index = checked(
-            lambda: node.register.publish_notice(notice, oldest_accepted=oldest, at=node.clock())
+            lambda: put_notice_in_force(node, notice, data, oldest_accepted=oldest_accepted)
         )
     document = {"id": notice_id, "version": version, "sha256": digest, "log_index": index}
     if not print_json("consent.notice.publish", document, wanted=as_json):
@@ -523,15 +519,6 @@ def _published(desk: "SubjectDesk", notice_id: str, language: str | None) -> "No
         )
     ((tag, each),) = found.items()
     return Notice(id=notice_id, version=newest, language=tag, sha256=str(each["sha256"]))
-
-
-def _oldest(desk: "SubjectDesk", notice_id: str) -> int:
-    from consent.problems import RequestRefused  # noqa: PLC0415
-
-    try:
-        return int(str(desk.notice(notice_id)["oldest_accepted"]))
-    except RequestRefused:
-        return 1
 
 
 def _describe(

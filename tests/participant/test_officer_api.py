@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import zipfile
@@ -6,11 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from consent import Action, Role, TrustPolicy, cosign, verify_dossier, verify_evidence_pack
+from consent import (
+    Action,
+    Identity,
+    Purpose,
+    Role,
+    TrustPolicy,
+    cosign,
+    verify_dossier,
+    verify_evidence_pack,
+)
 from participant.accounts import TOKEN_LIFE_MS, code_of
 from participant.handle import issue_handle
 from participant.node import Node
-from tests.federation.synthetic import DAY_MS, Clock, Federation, agree, events, kinds
+from participant.partners import RecipientSettings, Spreading
+from tests.federation.synthetic import (
+    DAY_MS,
+    Clock,
+    Federation,
+    agree,
+    config_of,
+    events,
+    govern,
+    kinds,
+)
 
 from .service_client import Person, new_node
 from .staff_client import Member, Staff
@@ -387,3 +407,35 @@ def test_a_dossier_says_until_when_it_is_proved_when_peers_do_not_answer(
     assert verify_dossier(later.content, federation.policy).complete == 1
     assert int(later.headers["tillpact-complete-until"]) <= until
     assert problem(old) == (409, "not-provable-yet")
+
+
+def test_a_policy_approver_puts_a_notice_in_force_and_readers_see_whom_data_reaches(
+    tmp_path: Path,
+) -> None:
+    settings = RecipientSettings(
+        identity=Identity.generate("birch").public, url="", purposes=frozenset({Purpose.LOOKALIKE})
+    )
+    config = config_of("amber", tmp_path, spreading=Spreading(recipients={"birch": settings}))
+    clock = Clock()
+    text = "What we do with your purchases.\n" * 900
+    body = {"id": "shop", "version": 1, "language": "en", "text": text}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with Node.create(config, clock=clock) as node:
+        govern(node)
+        staff = Staff.of_governed(node, clock)
+        staff.author.step_up()
+        author = staff.author.post("/v1/notices", body)
+        early = staff.approver.post("/v1/notices", body)
+        staff.approver.step_up()
+        made = staff.approver.post("/v1/notices", body)
+        shown = staff.client.get("/v1/notices/shop").json()["versions"]
+        too_long = staff.approver.post("/v1/notices", {**body, "text": "x" * (1 << 20)})
+        recipients = staff.officer.get("/v1/recipients").json()["recipients"]
+
+    assert problem(author) == (403, "not-permitted")
+    assert problem(early) == (403, "step-up-needed")
+    assert made.json()["sha256"] == digest
+    assert (config.folder / "notices" / digest).read_text() == text
+    assert [(each["version"], each["sha256"]) for each in shown] == [(1, digest)]
+    assert problem(too_long) == (413, "body-too-large")
+    assert recipients == [{"recipient": "birch", "purposes": ["lookalike"], "handle": "none"}]

@@ -53,6 +53,8 @@ ROUTES = {
     ("post", "/v1/policies:approve"),
     ("post", "/v1/policies:activate"),
     ("get", "/v1/purposes"),
+    ("get", "/v1/recipients"),
+    ("post", "/v1/notices"),
     ("post", "/v1/assessments:draft"),
     ("post", "/v1/assessments:approve"),
     ("post", "/v1/erasures"),
