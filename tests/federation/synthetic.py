@@ -110,6 +110,11 @@ def invoice_lines(*, seed: int, customers: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def new_store() -> str | None:
+    """The store of one more node; a fixture puts PostgreSQL in its place."""
+    return None
+
+
 def config_of(name: str, folder: Path, /, **changes: object) -> ParticipantConfig:
     config = ParticipantConfig(
         name=name,
@@ -120,6 +125,7 @@ def config_of(name: str, folder: Path, /, **changes: object) -> ParticipantConfi
         profile=Profile.EU_GDPR,
         budgets={PURPOSE: NODE_BUDGET},
         cohort_floor=3,
+        store=new_store(),
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 

@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.conftest import Stores
+from tests.federation import synthetic
 from tests.federation.synthetic import Federation
 
 # A busy machine is slow now and then; time is not what these properties are about.
@@ -25,3 +27,9 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     made = Federation.create(tmp_path, names=("amber", "birch", "cedar"), customers=15)
     yield made
     made.close()
+
+
+@pytest.fixture
+def both_stores(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps every node that a test makes in SQLite, and once more in PostgreSQL."""
+    monkeypatch.setattr(synthetic, "new_store", stores)

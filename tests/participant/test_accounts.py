@@ -20,6 +20,8 @@ from participant.governance import activate_rules
 from participant.node import Node
 from tests.federation.synthetic import Clock, config_of, events, kinds
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 
 class Desk:
     """A node with fixed hands: it adds accounts, signs them in and moves its clock."""

@@ -12,6 +12,8 @@ from participant.node import Node
 from privacy import Budget
 from tests.federation.synthetic import NODE_BUDGET, PURPOSE, Federation, config_of, events
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 NAMES = frozenset({"amber", "birch", "cedar"})
 RULE = Approvals(purposes=frozenset({PURPOSE}), most_epsilon=2.0, recipients=NAMES)
 TABLE = {"purposes": ["federated_training"], "most_epsilon": 2, "recipients": ["amber"]}

@@ -18,6 +18,8 @@ from participant.declared import Declarations, NotDeclared
 from participant.node import Node
 from tests.federation.synthetic import config_of
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 MAKE = runpy.run_path(str(Path(__file__).parents[1] / "vectors" / "receipt" / "make.py"))
 CONTROLLER = MAKE["CONTROLLER"]
 EU = packaged_profile(Profile.EU_GDPR)

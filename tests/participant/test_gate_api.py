@@ -16,6 +16,8 @@ from .service_client import new_node
 from .staff_client import Staff
 from .test_subject_api import problem
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 ANNA, BEN = "canary-anna", "canary-ben"
 SCORE = {"kind": "score", "run": "spring"}
 

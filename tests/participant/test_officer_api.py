@@ -36,6 +36,8 @@ from .service_client import Person, new_node
 from .staff_client import Member, Staff
 from .test_subject_api import problem
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 CANARY = "canary-person-17"
 CASE = {"subject": CANARY, "reason": "subject_request"}
 

@@ -47,6 +47,8 @@ from tests.federation.synthetic import DAY_MS, Clock, config_of, govern
 from .service_client import NOTICE, Person, client_of, new_node, person
 from .test_subject_api import problem
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 CONTROLLER = runpy.run_path(str(Path(__file__).parents[1] / "vectors" / "receipt" / "make.py"))[
     "CONTROLLER"
 ]

@@ -21,6 +21,8 @@ from tests.federation.synthetic import (
     ready,
 )
 
+pytestmark = pytest.mark.usefixtures("both_stores")
+
 WEIGHTS = {"weights": np.arange(29.0)}
 
 
