@@ -6,6 +6,7 @@ wall says more about the neighbours. Durable means that fsync has returned.
 
 import dataclasses
 import itertools
+import multiprocessing
 import random
 import statistics
 import sys
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +22,21 @@ import numpy as np
 from bench.table import Figure, report
 from consent import (
     Checkpoint,
+    ConsentChoice,
     Identity,
     Log,
+    Notice,
     PermittedView,
     Profile,
     Purpose,
+    Register,
     Standing,
     Status,
     SubjectRef,
     TrustPolicy,
     Use,
     UseKind,
+    Watch,
     Witness,
     cosign,
     ladder_of,
@@ -51,7 +57,7 @@ CALLERS, PER_CALLER, REPEATS = 64, 150, 5
 BULK = 20_000
 LEAVES, PROOFS = 100_000_000, 2_000
 VERIFIED = 2**18
-SIGNED, EPOCHS = 300, 30
+SIGNED, EPOCHS, REACHED = 300, 30, 50
 SUBJECTS = 1_000
 CUSTOMERS, CHUNK, AT = 10_000_000, 1_000_000, 100
 MASKED = Purpose.FEDERATED_TRAINING
@@ -68,6 +74,7 @@ def main() -> int:
             *_signing_figures(folder),
             *_mask_figures(),
             _gate_figure(folder),
+            _reach_figure(folder),
         ]
     return report("consent", figures)
 
@@ -155,6 +162,55 @@ def _gate_figure(folder: Path) -> Figure:
         f"{max(runs)[0]:.1f}): permit {1e3 * gate:.2f} ms durable, re-check {1e6 * check:.0f} us, "
         f"gradient of {len(node.table.subjects)} customers {1e3 * epoch:.1f} ms",
     )
+
+
+def _reach_figure(folder: Path) -> Figure:
+    """How long after its commit a withdrawal stops another process that asks all the time."""
+    people = [f"c{number}" for number in range(REACHED)]
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    with Log.create(folder / "reach", Identity.generate("bench.example/log")) as log:
+        register = Register(log, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+        notice = Notice(id="privacy", version=1, language="en", sha256="ab" * 32)
+        agreed = [
+            ConsentChoice(
+                subject_id=person,
+                given=frozenset({Purpose.CONTACT}),
+                notice=notice,
+                channel="app",
+                expressed_at=1,
+                until=2**52,
+            )
+            for person in people
+        ]
+        register.record_many(agreed, at=1)
+        watcher = context.Process(target=_watch, args=(folder / "reach", people, theirs))
+        watcher.start()
+        waits_ms = []
+        for person in people:
+            mine.recv()
+            register.withdraw(person, at=2)
+            committed = time.time()
+            waits_ms.append(1e3 * (mine.recv() - committed))
+        watcher.join()
+    return Figure(
+        measure="a withdrawal stops another process, longest, wall ms",
+        value=max(waits_ms),
+        must=1000,
+        better="less",
+        how=f"{REACHED} withdrawals; median {statistics.median(waits_ms):.1f} ms",
+    )
+
+
+def _watch(folder: Path, people: list[str], told: Connection) -> None:
+    reader = Register.open_readonly(folder, pseudonym_key=bytes(32), profile=Profile.EU_GDPR)
+    watch = Watch(reader, max_staleness_ms=60_000)
+    for row in reader.rows(people).tolist():
+        told.send(None)
+        while watch.is_permitted(row, Purpose.CONTACT, at=2):
+            time.sleep(0.001)
+        told.send(time.time())
+    reader.close()
 
 
 def _append_figures(folder: Path) -> list[Figure]:

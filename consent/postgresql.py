@@ -7,6 +7,7 @@ so that it ends with the connection. Needs the extra `tillpact[postgresql]`.
 import contextlib
 import functools
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _COPY_FROM_ROWS = 8
 _NOTHING_LOST = "SET synchronous_commit TO on"
+
+_LOCK_PATIENCE_S = 1.0
 
 
 class PostgresqlConnection:
@@ -198,8 +201,12 @@ class PostgresqlStore(Store):
             )
         digest = hashlib.sha256(b"tillpact/" + self._address.schema.encode()).digest()
         key = int.from_bytes(digest[:8], "big", signed=True)
-        if not self._first("SELECT pg_try_advisory_lock(?)", key):
-            raise LogError(f"the log in {self.where} is open for writing elsewhere")
+        # The server gives the lock of a connection that ended free a moment after its end.
+        until = time.monotonic() + _LOCK_PATIENCE_S
+        while not self._first("SELECT pg_try_advisory_lock(?)", key):
+            if time.monotonic() > until:
+                raise LogError(f"the log in {self.where} is open for writing elsewhere")
+            time.sleep(_LOCK_PATIENCE_S / 50)
 
     def _first(self, question: str, value: object) -> Any:  # noqa: ANN401
         (found,) = self.connection.execute(question, (value,)).fetchall()[0]

@@ -298,7 +298,7 @@ def read_in_pack(name: str) -> Callable[[bytes], object]:
         files = files_of(samples()["pack"])
         del files["manifest.json"]
         files[name] = content
-        files["manifest.json"] = packs._format_manifest(files)
+        files["manifest.json"] = packs._format_manifest(files, version=2)
         return verify_evidence_pack(packs._format_zip(files), POLICY)
 
     return read

@@ -153,6 +153,10 @@ def approve(node: Node, plan: Plan) -> bytes:
         # A node that was put back from a copy may not know the account.
         with contextlib.suppress(NotSignedIn):
             return approve_plan(node, _OPERATORS[folder], plan)
+    # A process that was killed took its sessions along: whoever has the host begins anew.
+    for known in node.accounts.all():
+        if known.is_active and Role.OPERATOR in known.roles:
+            node.accounts.revoke_by_host(known.account, at=node.clock())
     _OPERATORS[folder] = appoint_sample(node, Role.OPERATOR)
     return approve_plan(node, _OPERATORS[folder], plan)
 
